@@ -367,8 +367,8 @@ export class RangeMap {
     }
     if (touched === 0 && value === 0) return
 
-    // What replaces them. The first ends at `start` or later and the last starts at `end` or earlier, so what is
-    // left of them meets the range.
+    // What replaces them. The first ends at `start` or later and the last starts at `end` or earlier, so what
+    // is left of them meets the range.
     let runStart = start
     let runEnd = end
     let restEnd = 0

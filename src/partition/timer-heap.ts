@@ -6,9 +6,9 @@
 
 const PAIRS_MIN_ALLOCATED = 16
 
-/** Min-heap of timers. Those due at the same time pop in the order of their ids, so that a run repeats itself. */
+/** Min-heap of timers. Those due at the same time pop in the order of their ids: a simulated run repeats. */
 export class TimerHeap {
-  /** dueMs, id, dueMs, id ... Invariant: no pair comes before its parent, which for pair i is (i - 1) >> 1. */
+  /** dueMs, id, dueMs, id ... Invariant: pair i does not come before its parent, pair (i - 1) >>> 1. */
   #pairs = new Float64Array(PAIRS_MIN_ALLOCATED * 2)
   #size = 0
 

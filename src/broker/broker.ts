@@ -1,0 +1,272 @@
+/**
+ * A broker: composes storage, partitions and frontend, and carries out commands (`commands.ts`).
+ *
+ * Start: lock → meta → a new epoch, durable → recover every partition → EPOCH_START of each, committed → listen.
+ * Stop: refuse → hand leases over → checkpoints → flush → answers out → connections, segments, lock.
+ * A storage error: nothing is told any more, connections are cut, `failed` resolves; only a restart goes on.
+ */
+import { EmbeddedStore, type QueueRecord } from '../coordinator/embedded.ts'
+import type { Address, Env } from '../env.ts'
+import { MqError } from '../errors.ts'
+import { Listener } from '../frontend/listener.ts'
+import { logDefaults, SharedLog, type LogOptions } from '../storage/log.ts'
+import type { QueueId } from '../types.ts'
+import { Commands } from './commands.ts'
+import { silentLogger, type Logger } from './logger.ts'
+import { Partition, type PartitionContext } from './partition.ts'
+import { Queue } from './queue.ts'
+
+export type { Logger } from './logger.ts'
+
+export interface BrokerOptions {
+  /** Where clients connect. Default 127.0.0.1:7650; port 0 takes a free one. */
+  listen: Address
+  /** This node's name. Default: drawn at the first start and kept. */
+  nodeId?: string | undefined
+  log: Logger
+  /** Default 1,000. */
+  maxConnections: number
+  /** Default 10,000. */
+  maxQueues: number
+  /** Partitions of all queues together. Default 20,000. */
+  maxPartitions: number
+  /** Size of a log segment in bytes. Default 64 MiB. */
+  segmentBytes: number
+  /** Silence after which a connection says it is alive, in milliseconds. Default 10,000. */
+  heartbeatMs: number
+  /** What a stop waits for the disk, in milliseconds. Default 5,000. */
+  stopTimeoutMs: number
+  /** For tests: everything else about the log. */
+  logOptions: Partial<LogOptions>
+}
+
+export const brokerDefaults: BrokerOptions = {
+  listen: { host: '127.0.0.1', port: 7650 },
+  log: silentLogger,
+  maxConnections: 1000,
+  maxQueues: 10_000,
+  maxPartitions: 20_000,
+  segmentBytes: logDefaults.segmentBytes,
+  heartbeatMs: 10_000,
+  stopTimeoutMs: 5000,
+  logOptions: {},
+}
+
+export interface Broker {
+  readonly nodeId: string
+  readonly clusterId: string
+  readonly address: Address
+  /** Reasons why it is not ready; none when it serves. */
+  readiness(): string[]
+  /** Resolves when the broker had to stop itself: its process should end. */
+  readonly failed: Promise<MqError>
+  /** A planned stop; idempotent. Never waits for leases or for clients. */
+  stop(): Promise<void>
+  /** For tests and the simulator. */
+  readonly internals: BrokerInternals
+}
+
+export interface BrokerInternals {
+  readonly queues: ReadonlyMap<string, Queue>
+  readonly log: SharedLog
+}
+
+/**
+ * Starts a broker on `env`.
+ * @throws MqError DATA_DIR_LOCKED, DATA_DIR_NOT_WRITABLE, NEWER_DATA_FORMAT, ADDRESS_IN_USE, STORAGE_FAILED, …
+ */
+export async function startBroker(env: Env, options: Partial<BrokerOptions> = {}): Promise<Broker> {
+  const set = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined))
+  const running = new RunningBroker(env, { ...brokerDefaults, ...(set as Partial<BrokerOptions>) })
+  await running.start()
+  return running
+}
+
+export class RunningBroker implements Broker {
+  readonly env: Env
+  readonly options: BrokerOptions
+  readonly logger: Logger
+  readonly failed: Promise<MqError>
+  readonly queues = new Map<string, Queue>()
+  readonly queuesById = new Map<QueueId, Queue>()
+  #mode: 'starting' | 'serving' | 'stopping' | 'failed' = 'starting'
+  #meta: EmbeddedStore | null = null
+  #log: SharedLog | null = null
+  #listener: Listener | null = null
+  #fail!: (error: MqError) => void
+  #stopped: Promise<void> | null = null
+  #entriesRead = 0
+  readonly #context: PartitionContext
+
+  constructor(env: Env, options: BrokerOptions) {
+    this.env = env
+    this.options = options
+    this.logger = options.log
+    this.failed = new Promise((resolve) => (this.#fail = resolve))
+    this.#context = {
+      clock: env.clock,
+      logger: options.log,
+      recovered: (entries) => (this.#entriesRead += entries),
+    }
+  }
+
+  get nodeId(): string {
+    return this.meta.nodeId
+  }
+
+  get clusterId(): string {
+    return this.meta.clusterId
+  }
+
+  get address(): Address {
+    return this.#listener?.address ?? this.options.listen
+  }
+
+  get internals(): BrokerInternals {
+    return { queues: this.queues, log: this.log }
+  }
+
+  get meta(): EmbeddedStore {
+    if (this.#meta === null) throw new Error('the broker has not started')
+    return this.#meta
+  }
+
+  get log(): SharedLog {
+    if (this.#log === null) throw new Error('the broker has not started')
+    return this.#log
+  }
+
+  get serving(): boolean {
+    return this.#mode === 'serving'
+  }
+
+  readiness(): string[] {
+    const reasons: string[] = []
+    if (this.#mode !== 'serving') reasons.push(this.#mode)
+    if (this.#log?.isFull) reasons.push('disk full')
+    return reasons
+  }
+
+  async start(): Promise<void> {
+    const { clock, random, store } = this.env
+    const begunMs = clock.monotonicMs()
+    await store.lock()
+    try {
+      this.#meta = await EmbeddedStore.open(store, clock, random, this.options.nodeId)
+      const epoch = await this.#meta.drawEpoch()
+      const logOptions = { ...logDefaults, segmentBytes: this.options.segmentBytes, ...this.options.logOptions }
+      this.#log = await SharedLog.open(store, clock, logOptions, {
+        failed: (error) => this.#failStop(error),
+        rolled: () => this.#checkpointAll(),
+        relieved: () => this.#listener?.relieved(),
+        full: (isFull) => this.#diskFull(isFull),
+      })
+      for (const record of this.#meta.queues.values()) this.openQueue(record, epoch)
+      // Whichever comes first: every EPOCH_START on the disk, or the disk's failure.
+      const failed = await Promise.race([this.#log.flushed(), this.failed])
+      if (failed !== undefined) throw failed
+      this.#listener = await Listener.open(this.env, this.options.listen, this, new Commands(this))
+      this.#mode = 'serving'
+    } catch (error) {
+      await this.#close()
+      throw error
+    }
+    this.logger.info(
+      {
+        nodeId: this.nodeId,
+        queues: this.queues.size,
+        segments: this.log.segmentCount,
+        entriesRead: this.#entriesRead,
+        tookMs: Math.round(clock.monotonicMs() - begunMs),
+      },
+      'recovered and serving',
+    )
+  }
+
+  /** Opens a queue's partitions in `epoch`, which is durable; they serve once the log has been flushed. */
+  openQueue(record: QueueRecord, epoch: number): Queue {
+    const queue = new Queue(record.id, record.name, record.options, this.env.clock)
+    for (let id = 0; id < queue.options.partitions; id++) {
+      queue.partitions.push(Partition.start(record.id, id, epoch, this.log, this.#context, () => queue.ready()))
+    }
+    this.queues.set(queue.name, queue)
+    this.queuesById.set(queue.id, queue)
+    return queue
+  }
+
+  /** Forgets a queue whose tombstone is durable; whoever waits on it hears QUEUE_DELETED. */
+  closeQueue(queue: Queue): void {
+    this.queues.delete(queue.name)
+    this.queuesById.delete(queue.id)
+    const error = new MqError('QUEUE_DELETED', `queue ${queue.name} was deleted`)
+    for (const partition of queue.partitions) partition.close(error)
+    queue.refuseWaiting(error)
+  }
+
+  stop(): Promise<void> {
+    this.#stopped ??= this.#stop()
+    return this.#stopped
+  }
+
+  async #stop(): Promise<void> {
+    const wasServing = this.#mode === 'serving'
+    if (wasServing) {
+      this.#mode = 'stopping'
+      this.logger.info({}, 'stopping')
+      await this.#listener?.stopAccepting()
+      const error = new MqError('STOPPING', 'the broker is stopping')
+      for (const queue of this.queues.values()) {
+        queue.refuseWaiting(error)
+        for (const partition of queue.partitions) partition.handOver()
+      }
+      this.#checkpointAll()
+      const { clock } = this.env
+      const inTime = await new Promise<boolean>((resolve) => {
+        const timer = clock.after(this.options.stopTimeoutMs, () => resolve(false))
+        void this.log.flushed().then(() => {
+          timer.cancel()
+          resolve(true)
+        })
+        void this.failed.then(() => {
+          timer.cancel()
+          resolve(false)
+        })
+      })
+      if (!inTime) this.logger.warn({}, 'stopped before the disk had taken everything; what was not on it was not confirmed')
+    }
+    await this.#close()
+    if (wasServing) this.logger.info({}, 'stopped')
+  }
+
+  async #close(): Promise<void> {
+    await this.#listener?.close()
+    for (const queue of this.queues.values()) for (const partition of queue.partitions) partition.close()
+    await this.#log?.close()
+    await this.#meta?.close()
+    await this.env.store.close()
+  }
+
+  #checkpointAll(): void {
+    for (const queue of this.queues.values()) for (const partition of queue.partitions) partition.checkpoint()
+  }
+
+  #diskFull(isFull: boolean): void {
+    if (isFull) this.logger.error({}, 'the disk is full: sends are refused until there is room')
+    else this.logger.info({}, 'the disk takes writes again')
+  }
+
+  /** Safety first: after an error nobody knows what is on the disk, so nobody may hear anything that depends on it. */
+  #failStop(error: MqError): void {
+    if (this.#mode === 'failed') return
+    this.#mode = 'failed'
+    this.logger.error({ code: error.code, reason: error.message }, 'the disk failed: stopping at once, restart to go on')
+    for (const queue of this.queues.values()) for (const partition of queue.partitions) partition.close()
+    this.#listener?.destroy()
+    this.#fail(error)
+  }
+
+  /** An invariant of ours broke, or the disk failed under a command: stop rather than guess. */
+  fail(error: MqError): void {
+    this.#failStop(error)
+  }
+}

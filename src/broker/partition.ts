@@ -1,0 +1,173 @@
+/** Joins one partition's pure leader to its log, its timer and the queue that waits for messages. */
+import type { Clock, Timer } from '../env.ts'
+import { MqError } from '../errors.ts'
+import { CorruptEntry, logName, type Entry } from '../partition/entry.ts'
+import { PartitionState } from '../partition/fold.ts'
+import { Leader, type LeaderSink, type Now, type Reply } from '../partition/leader.ts'
+import type { PartitionLog, SharedLog } from '../storage/log.ts'
+import type { Epoch, Offset, PartitionId, QueueId } from '../types.ts'
+import type { Logger } from './logger.ts'
+
+/** Where one request's answer goes. */
+export interface ReplyTo {
+  answer(reply: Reply): void
+}
+
+export class Partition implements LeaderSink<ReplyTo> {
+  readonly id: PartitionId
+  readonly leader: Leader<ReplyTo>
+  /** Why this partition serves nothing, if so: its log could not be read. */
+  readonly halted: MqError | null
+  readonly #log: PartitionLog
+  readonly #clock: Clock
+  readonly #logger: Logger
+  readonly #onReady: () => void
+  readonly #now: Now = { wallMs: 0, monotonicMs: 0 }
+  #timer: Timer | null = null
+  #armedMs = Infinity
+  #checkpointed: Offset
+  #open = true
+
+  private constructor(
+    id: PartitionId,
+    log: PartitionLog,
+    state: PartitionState,
+    halted: MqError | null,
+    context: PartitionContext,
+    onReady: () => void,
+  ) {
+    this.id = id
+    this.halted = halted
+    this.#log = log
+    this.#clock = context.clock
+    this.#logger = context.logger
+    this.#onReady = onReady
+    this.#checkpointed = state.logEnd
+    this.leader = new Leader(log.name, state, this)
+    log.onDurable = (end) => this.leader.committed(end)
+  }
+
+  /** Reads what the log has and begins `epoch`; serves once the log has been flushed. */
+  static start(
+    queueId: QueueId,
+    id: PartitionId,
+    epoch: Epoch,
+    shared: SharedLog,
+    context: PartitionContext,
+    onReady: () => void,
+  ): Partition {
+    const name = logName(queueId, id)
+    try {
+      const { log, state, entriesRead } = shared.recover(name)
+      if (entriesRead > 0) context.recovered(entriesRead)
+      const partition = new Partition(id, log, state, null, context, onReady)
+      partition.leader.start(epoch, partition.now())
+      return partition
+    } catch (error) {
+      if (!(error instanceof CorruptEntry)) throw error
+      // One bad log must not take the others down; and going on without its entries would be to lie.
+      const halted = new MqError('CORRUPT_LOG', `partition ${id} of queue ${queueId} is halted: ${error.message}`)
+      context.logger.error({ queueId, partition: id, reason: error.message }, 'partition halted: its log cannot be read')
+      return new Partition(id, shared.attach(name), new PartitionState(), halted, context, onReady)
+    }
+  }
+
+  /** The present moment. One object, reused: the leader keeps none. */
+  now(): Now {
+    this.#now.wallMs = this.#clock.nowMs()
+    this.#now.monotonicMs = this.#clock.monotonicMs()
+    return this.#now
+  }
+
+  append(entry: Uint8Array, base: Offset, next: Offset): void {
+    this.#log.append(entry, base, next)
+  }
+
+  reply(to: ReplyTo, reply: Reply): void {
+    if (this.#open) to.answer(reply)
+  }
+
+  ready(): void {
+    this.#arm()
+    if (this.#open) this.#onReady()
+  }
+
+  /** Leases `ranges` (flat `start, end, …`). @returns the lease's number */
+  lease(ranges: readonly number[], visibilityTimeoutMs: number): number {
+    const lease = this.leader.lease(ranges, visibilityTimeoutMs, this.now())
+    this.#arm()
+    return lease
+  }
+
+  /** The entry that holds a ready offset; null when it has rotted, and is out of the way now. */
+  read(offset: Offset): Entry | null {
+    try {
+      const entry = this.#log.read(offset)
+      if (entry.kind === 'batch') return entry
+      throw new CorruptEntry(`the entry at offset ${offset} is a ${entry.kind}, not a batch`)
+    } catch (error) {
+      if (!(error instanceof CorruptEntry)) throw error
+      const end = this.#log.recordEnd(offset)
+      this.#logger.error(
+        { queueId: this.#log.name.queueId, partition: this.id, offset, end, reason: error.message },
+        'messages quarantined: their stored bytes do not verify',
+      )
+      this.leader.quarantine(offset, end, this.now())
+      return null
+    }
+  }
+
+  /** Extending may have brought an expiry nearer. */
+  rearm(): void {
+    this.#arm()
+  }
+
+  /** Stores the fold, if it has changed since it was stored last. */
+  checkpoint(): void {
+    if (!this.#open || this.halted !== null || this.leader.state.logEnd === this.#checkpointed) return
+    this.#checkpointed = this.leader.state.logEnd
+    this.#log.checkpoint(this.leader.state)
+  }
+
+  /** A planned stop: leases are written down, nothing more is served. Done once the log has been flushed. */
+  handOver(): void {
+    this.#disarm()
+    if (this.halted === null) this.leader.handOver(this.now())
+  }
+
+  /** Serves no more, whatever is on its way; `reason` is what waiting requests hear, if anything. */
+  close(reason?: MqError): void {
+    if (!this.#open) return
+    this.#disarm()
+    this.#log.onDurable = () => undefined
+    if (reason !== undefined) this.leader.abandon(reason)
+    this.#open = false
+  }
+
+  #arm(): void {
+    const dueMs = this.leader.nextDueMs
+    if (dueMs >= this.#armedMs || !this.#open) return
+    this.#timer?.cancel()
+    this.#armedMs = dueMs
+    this.#timer = this.#clock.after(Math.max(0, dueMs - this.#clock.monotonicMs()), () => {
+      this.#timer = null
+      this.#armedMs = Infinity
+      this.leader.tick(this.now())
+      this.#arm()
+    })
+  }
+
+  #disarm(): void {
+    this.#timer?.cancel()
+    this.#timer = null
+    this.#armedMs = Infinity
+  }
+}
+
+/** What partitions share. */
+export interface PartitionContext {
+  readonly clock: Clock
+  readonly logger: Logger
+  /** Counts log entries that a start had to read. */
+  recovered(entries: number): void
+}

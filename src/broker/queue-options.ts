@@ -1,0 +1,86 @@
+/** Queue options: declared once, with limits and defaults. What is not built yet is refused, never ignored. */
+import { z } from 'zod'
+import { MqError } from '../errors.ts'
+import { limits, type EffectiveQueueOptions, type QueueOptions } from '../types.ts'
+
+const integer = (min: number, max: number): z.ZodNumber => z.number().int().min(min).max(max)
+
+/** Those this version carries out, and their limits. */
+const schema = z.strictObject({
+  partitions: integer(1, limits.partitionsMax).optional(),
+  replicas: integer(1, 7).optional(),
+  minInSync: integer(1, 7).optional(),
+  confirm: z.enum(['replicas', 'leader', 'none']).optional(),
+  storage: z.enum(['disk', 'memory']).optional(),
+  visibilityTimeoutMs: integer(1, limits.visibilityTimeoutMsMax).optional(),
+  maxMessageBytes: integer(1, limits.messageBytesMax).optional(),
+})
+
+/** Known to the contract, not yet to this version. */
+const later = new Set([
+  'maxDeliveries',
+  'deadLetterQueue',
+  'backoff',
+  'ttlMs',
+  'delayMs',
+  'dedupeWindowMs',
+  'retainAckedMs',
+  'maxMessages',
+  'maxBytes',
+  'overflow',
+  'fairness',
+  'singleActiveConsumer',
+  'orderedBatch',
+])
+
+/**
+ * Checks what a client asks for; nil values count as absent.
+ * @throws MqError INVALID_FIELD naming the option, UNSUPPORTED
+ */
+export function parseQueueOptions(given: Record<string, unknown>): QueueOptions {
+  const set = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null && value !== undefined))
+  for (const name of Object.keys(set)) {
+    if (later.has(name)) throw new MqError('UNSUPPORTED', `the queue option ${name} is not built yet`)
+  }
+  const parsed = schema.safeParse(set)
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]!
+    const field = issue.code === 'unrecognized_keys' ? issue.keys[0]! : issue.path.join('.')
+    throw new MqError('INVALID_FIELD', `queue option ${field}: ${issue.message}`, { details: { field } })
+  }
+  const options = parsed.data
+  if (options.confirm === 'none') throw new MqError('UNSUPPORTED', "confirm 'none' is not built yet")
+  if (options.storage === 'memory') throw new MqError('UNSUPPORTED', "storage 'memory' is not built yet")
+  if ((options.replicas ?? 1) > 1 || (options.minInSync ?? 1) > 1) {
+    throw new MqError('UNSUPPORTED', 'this broker is a single node: replicas and minInSync can only be 1')
+  }
+  return options
+}
+
+export function effectiveOptions(options: QueueOptions): EffectiveQueueOptions {
+  return {
+    partitions: options.partitions ?? 1,
+    replicas: options.replicas ?? 1,
+    minInSync: options.minInSync ?? 1,
+    confirm: options.confirm ?? 'replicas',
+    storage: options.storage ?? 'disk',
+    visibilityTimeoutMs: options.visibilityTimeoutMs ?? 30_000,
+    maxMessageBytes: options.maxMessageBytes ?? 1 << 20,
+  }
+}
+
+/** Equal in effect: setting a default is as leaving it out. */
+export function sameOptions(a: QueueOptions, b: QueueOptions): boolean {
+  const [x, y] = [effectiveOptions(a), effectiveOptions(b)]
+  return (Object.keys(x) as (keyof EffectiveQueueOptions)[]).every((key) => x[key] === y[key])
+}
+
+const allowedName = /^[A-Za-z0-9][A-Za-z0-9._-]*$/
+
+/** @throws MqError INVALID_NAME */
+export function checkQueueName(name: string): void {
+  if (name.length < 1 || name.length > limits.queueNameBytesMax || !allowedName.test(name) || name.includes('..')) {
+    const shown = JSON.stringify(name.length > 60 ? `${name.slice(0, 60)}…` : name)
+    throw new MqError('INVALID_NAME', `${shown} is no queue name`)
+  }
+}

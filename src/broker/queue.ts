@@ -1,0 +1,204 @@
+/**
+ * A queue on this node: its partitions, and those who wait for messages. Waiters are served in the order they came;
+ * partitions take turns. A receive costs what its batches cost, however many messages are in them.
+ */
+import type { Clock, Timer } from '../env.ts'
+import { MqError } from '../errors.ts'
+import type { Run } from '../partition/range-map.ts'
+import type { EffectiveQueueOptions, PartitionId, QueueDescription, QueueId, QueueOptions } from '../types.ts'
+import { bodyLength, crcOf, readBatch, sliceBatch } from '../wire/batch.ts'
+import type { Delivery } from '../wire/messages.ts'
+import type { Partition } from './partition.ts'
+import { effectiveOptions } from './queue-options.ts'
+
+/** One receive that has not been answered. */
+export interface Waiter {
+  readonly partition: PartitionId | null
+  readonly max: number
+  readonly maxBytes: number
+  readonly waitMs: number
+  readonly visibilityTimeoutMs: number | null
+  /** False while its connection takes no more: it keeps its place and is passed over. */
+  canTake(): boolean
+  deliver(deliveries: Delivery[]): void
+  refuse(error: MqError): void
+}
+
+interface Waiting {
+  readonly waiter: Waiter
+  timer: Timer | null
+}
+
+export class Queue {
+  readonly id: QueueId
+  readonly name: string
+  readonly options: EffectiveQueueOptions
+  /** As set at creation: what an equal creation is compared with. */
+  readonly optionsSet: QueueOptions
+  readonly partitions: Partition[] = []
+  readonly #clock: Clock
+  /** In order of arrival. */
+  readonly #waiting = new Map<Waiter, Waiting>()
+  #turn = 0
+  #dispatchDue = false
+  readonly #run: Run = { start: 0, end: 0, value: 0 }
+
+  constructor(id: QueueId, name: string, options: QueueOptions, clock: Clock) {
+    this.id = id
+    this.name = name
+    this.optionsSet = options
+    this.options = effectiveOptions(options)
+    this.#clock = clock
+  }
+
+  /** Long polls that wait. */
+  get waitingCount(): number {
+    return this.#waiting.size
+  }
+
+  get messages(): number {
+    return this.partitions.reduce((sum, p) => sum + p.leader.state.live.size, 0)
+  }
+
+  /** Answers now if anything is ready or nothing is to be waited for; else when something comes. */
+  receive(waiter: Waiter): void {
+    // Who came first is served first, even when a later receive would find something sooner.
+    const deliveries = this.#waiting.size === 0 || waiter.partition !== null ? this.#take(waiter) : []
+    if (deliveries.length > 0 || waiter.waitMs === 0) {
+      waiter.deliver(deliveries)
+      return
+    }
+    const waiting: Waiting = { waiter, timer: null }
+    this.#waiting.set(waiter, waiting)
+    waiting.timer = this.#clock.after(waiter.waitMs, () => {
+      this.#waiting.delete(waiter)
+      waiter.deliver([])
+    })
+    if (this.#waiting.size > 1) this.ready()
+  }
+
+  /** Gives a receive up. @returns false when it had its answer */
+  cancel(waiter: Waiter): boolean {
+    const waiting = this.#waiting.get(waiter)
+    if (waiting === undefined) return false
+    waiting.timer?.cancel()
+    return this.#waiting.delete(waiter)
+  }
+
+  /** Something is ready, or a connection takes more again: waiters are served at the end of this turn, at once. */
+  ready(): void {
+    if (this.#dispatchDue || this.#waiting.size === 0) return
+    this.#dispatchDue = true
+    this.#clock.soon(() => {
+      this.#dispatchDue = false
+      this.#dispatch()
+    })
+  }
+
+  /** Everybody who waits hears `error`. */
+  refuseWaiting(error: MqError): void {
+    for (const waiter of [...this.#waiting.keys()]) if (this.cancel(waiter)) waiter.refuse(error)
+  }
+
+  describe(nodeId: string): QueueDescription {
+    const live = this.messages
+    const leased = this.partitions.reduce((sum, p) => sum + p.leader.leasedCount, 0)
+    return {
+      name: this.name,
+      options: this.options,
+      // What waits for the disk in between counts as ready: it will be, and nobody has it.
+      messages: { ready: live - leased, leased, delayed: 0 },
+      partitions: this.partitions.map(({ id, leader }) => ({
+        id,
+        leader: nodeId,
+        epoch: leader.state.epoch,
+        inSync: [nodeId],
+        replicas: [nodeId],
+        logStart: leader.state.logStart,
+        logEnd: leader.state.logEnd,
+        highWatermark: leader.highWatermark,
+      })),
+    }
+  }
+
+  #dispatch(): void {
+    for (const [waiter, waiting] of this.#waiting) {
+      if (!this.partitions.some((p) => p.leader.readyCount > 0)) return
+      if (!waiter.canTake()) continue
+      const deliveries = this.#take(waiter)
+      if (deliveries.length === 0) continue
+      waiting.timer?.cancel()
+      this.#waiting.delete(waiter)
+      waiter.deliver(deliveries)
+    }
+  }
+
+  /** Leases what is ready, up to the waiter's limits. */
+  #take(waiter: Waiter): Delivery[] {
+    const deliveries: Delivery[] = []
+    const room = { messages: waiter.max, bytes: waiter.maxBytes }
+    if (waiter.partition !== null) this.#takeFrom(this.partitions[waiter.partition]!, waiter, room, deliveries)
+    else {
+      for (let i = 0; i < this.partitions.length && room.messages > 0 && room.bytes > 0; i++) {
+        this.#takeFrom(this.partitions[(this.#turn + i) % this.partitions.length]!, waiter, room, deliveries)
+      }
+      this.#turn = (this.#turn + 1) % this.partitions.length
+    }
+    return deliveries
+  }
+
+  #takeFrom(partition: Partition, waiter: Waiter, room: { messages: number; bytes: number }, into: Delivery[]): void {
+    const run = this.#run
+    const first = into.length
+    const ranges: number[] = []
+    for (let from = 0; room.messages > 0 && room.bytes > 0 && partition.leader.nextReady(from, run); ) {
+      const { start, value: deliveryCount } = run
+      const entry = partition.read(start)
+      if (entry === null) continue
+      const view = readBatch(entry.payload)
+      const skipped = start - entry.base
+      let count = Math.min(run.end - start, entry.count - skipped, room.messages)
+      if (entry.payload.length > room.bytes) {
+        // A message that is larger than all the room still goes, alone: it must go some time.
+        let fits = 0
+        let bytes = 0
+        while (fits < count) {
+          bytes += bodyLength(view, skipped + fits)
+          if (bytes > room.bytes) break
+          fits++
+        }
+        if (fits === 0 && into.length > 0) {
+          room.bytes = 0
+          break
+        }
+        count = Math.max(1, fits)
+      }
+      const whole = count === entry.count
+      const batch = whole ? entry.payload : sliceBatch(view, skipped, count)
+      into.push({
+        partition: partition.id,
+        leaseEpoch: partition.leader.state.epoch,
+        lease: 0,
+        leaseMs: 0,
+        epoch: entry.epoch,
+        base: start,
+        sentAtMs: entry.timeMs,
+        deliveryCount,
+        crc: whole ? entry.payloadCrc : crcOf(batch),
+        batch,
+      })
+      room.messages -= count
+      room.bytes -= batch.length
+      from = start + count
+      if (ranges.at(-1) === start) ranges[ranges.length - 1] = from
+      else ranges.push(start, from)
+    }
+    if (ranges.length === 0) return
+    const visibilityTimeoutMs = waiter.visibilityTimeoutMs ?? this.options.visibilityTimeoutMs
+    const lease = partition.lease(ranges, visibilityTimeoutMs)
+    for (let i = first; i < into.length; i++) {
+      into[i]!.lease = lease
+      into[i]!.leaseMs = visibilityTimeoutMs
+    }
+  }
+}

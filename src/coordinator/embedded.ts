@@ -1,0 +1,165 @@
+/**
+ * The coordinator's embedded store: what this broker knows about itself and its queues, in the segment `meta`
+ * (LOG.md). Writes are rare and one at a time; what is read is in memory. A deletion is a tombstone that names the
+ * queue's id: a log is never removed for being absent from a list.
+ */
+import type { Clock, Random, Segment, Store } from '../env.ts'
+import { invariant, MqError } from '../errors.ts'
+import type { Epoch, QueueId, QueueOptions } from '../types.ts'
+import { pack, unpack } from '../wire/msgpack.ts'
+
+export const dataFormat = 1
+
+export interface QueueRecord {
+  readonly id: QueueId
+  readonly name: string
+  /** As set at creation; absent ones have their defaults. */
+  readonly options: QueueOptions
+  readonly createdMs: number
+  readonly deletedMs: number | null
+}
+
+export class EmbeddedStore {
+  readonly #segment: Segment
+  readonly #clock: Clock
+  readonly #random: Random
+  readonly #byName = new Map<string, QueueRecord>()
+  readonly #deleted = new Map<QueueId, QueueRecord>()
+  #clusterId = ''
+  #nodeId = ''
+  #epoch: Epoch = 0
+  /** Writes wait for the one before. */
+  #last: Promise<unknown> = Promise.resolve()
+
+  private constructor(segment: Segment, clock: Clock, random: Random) {
+    this.#segment = segment
+    this.#clock = clock
+    this.#random = random
+  }
+
+  /**
+   * Opens it, or makes it on the first start.
+   * @param nodeId taken on the first start; later starts must give the same or none
+   * @throws MqError NEWER_DATA_FORMAT, NODE_ID_IN_USE, CORRUPT_LOG
+   */
+  static async open(
+    store: Store,
+    clock: Clock,
+    random: Random,
+    nodeId: string | undefined,
+  ): Promise<EmbeddedStore> {
+    const exists = (await store.list()).includes('meta')
+    const self = new EmbeddedStore(await store.open('meta', { create: !exists }), clock, random)
+    try {
+      await self.#load(nodeId)
+      return self
+    } catch (error) {
+      await self.close()
+      throw error
+    }
+  }
+
+  get clusterId(): string {
+    return this.#clusterId
+  }
+
+  get nodeId(): string {
+    return this.#nodeId
+  }
+
+  get queues(): ReadonlyMap<string, QueueRecord> {
+    return this.#byName
+  }
+
+  wasDeleted(id: QueueId): boolean {
+    return this.#deleted.has(id)
+  }
+
+  /** A number above all drawn before, durable when it resolves. */
+  async drawEpoch(): Promise<Epoch> {
+    const epoch = this.#epoch + 1
+    this.#epoch = epoch
+    await this.#write('epoch', [epoch])
+    return epoch
+  }
+
+  /** Creations and deletions come one at a time; after a rejection nothing has changed. */
+  async createQueue(name: string, options: QueueOptions): Promise<QueueRecord> {
+    invariant(!this.#byName.has(name), `queue ${name} is there already`)
+    const id = Buffer.from(this.#random.bytes(16)).toString('hex')
+    const record: QueueRecord = { id, name, options, createdMs: this.#clock.nowMs(), deletedMs: null }
+    await this.#writeQueue(record)
+    this.#byName.set(name, record)
+    return record
+  }
+
+  async deleteQueue(name: string): Promise<void> {
+    const record = this.#byName.get(name)
+    invariant(record !== undefined, `queue ${name} is not there`)
+    const tombstone: QueueRecord = { ...record, deletedMs: this.#clock.nowMs() }
+    await this.#writeQueue(tombstone)
+    this.#byName.delete(name)
+    this.#deleted.set(record.id, tombstone)
+  }
+
+  close(): Promise<void> {
+    return this.#segment.close()
+  }
+
+  async #load(nodeId: string | undefined): Promise<void> {
+    const format = this.#get('format') as [number] | undefined
+    if (format !== undefined && format[0] > dataFormat) {
+      throw new MqError('NEWER_DATA_FORMAT', `the data has format ${format[0]}, this version knows up to ${dataFormat}`)
+    }
+    const node = this.#get('node') as [string, string] | undefined
+    if (format === undefined || node === undefined) {
+      this.#clusterId = hex(this.#random.bytes(8))
+      this.#nodeId = nodeId ?? hex(this.#random.bytes(4))
+      await this.#segment.commit([put('format', [dataFormat]), put('node', [this.#clusterId, this.#nodeId])])
+    } else {
+      ;[this.#clusterId, this.#nodeId] = node
+      if (nodeId !== undefined && nodeId !== this.#nodeId) {
+        throw new MqError('INVALID_OPTION', `the data directory belongs to node ${this.#nodeId}, not ${nodeId}`)
+      }
+    }
+    this.#epoch = (this.#get('epoch') as [number] | undefined)?.[0] ?? 0
+    const queues: QueueRecord[] = []
+    this.#segment.scan(Buffer.from('queue/'), Buffer.from('queue0'), (key, value) => {
+      const [name, options, createdMs, deletedMs] = unpack(Uint8Array.from(value)) as [string, QueueOptions, number, number | null]
+      queues.push({ id: Buffer.from(key).toString('latin1', 6), name, options, createdMs, deletedMs })
+      return true
+    })
+    for (const record of queues) {
+      if (record.deletedMs === null) this.#byName.set(record.name, record)
+      else this.#deleted.set(record.id, record)
+    }
+  }
+
+  #get(key: string): unknown {
+    const value = this.#segment.get(Buffer.from(key))
+    if (value === undefined) return undefined
+    try {
+      return unpack(Uint8Array.from(value))
+    } catch (cause) {
+      throw new MqError('CORRUPT_LOG', `meta key '${key}' cannot be read`, { cause })
+    }
+  }
+
+  #writeQueue(record: QueueRecord): Promise<void> {
+    return this.#write(`queue/${record.id}`, [record.name, record.options, record.createdMs, record.deletedMs])
+  }
+
+  #write(key: string, value: unknown): Promise<void> {
+    const written = this.#last.then(() => this.#segment.commit([put(key, value)]))
+    this.#last = written.catch(() => undefined)
+    return written
+  }
+}
+
+function put(key: string, value: unknown): { key: Uint8Array; value: Uint8Array } {
+  return { key: Buffer.from(key), value: pack(value) }
+}
+
+function hex(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('hex')
+}

@@ -1,0 +1,140 @@
+/**
+ * The only door to the real world. Product code reaches time, chance, the network and the disk through these
+ * interfaces alone, so that the simulator can stand behind them and replay any run from one seed. Each has one
+ * real adapter (`system.ts`, `wire/sockets.ts`, `storage/lmdb.ts`) and one simulated, in `sim/`.
+ */
+
+/** A pending timer. `cancel` is idempotent and may be called after the timer ran. */
+export interface Timer {
+  cancel(): void
+}
+
+export interface Clock {
+  /** Wall-clock time in milliseconds since 1970. May jump. For what people read and what entries record. */
+  nowMs(): number
+  /** Milliseconds since some fixed moment; never decreases. For time-outs and leases. */
+  monotonicMs(): number
+  /** Runs `run` once, no sooner than `delayMs` from now. */
+  after(delayMs: number, run: () => void): Timer
+  /** Runs `run` once the events that are already waiting have been handled: the end of this turn. */
+  soon(run: () => void): void
+}
+
+export interface Random {
+  /** `length` bytes nobody can guess (in the simulator: drawn from the seed). */
+  bytes(length: number): Uint8Array
+  /** A number in [0, 1), for jitter. Not for secrets. */
+  unit(): number
+}
+
+export interface Address {
+  readonly host: string
+  readonly port: number
+}
+
+/**
+ * One byte stream. The owner sets the handlers before it returns to the event loop; nothing is delivered before.
+ * Order: any number of `onData`, then exactly one `onClose`. After `destroy()` no handler but `onClose` is called.
+ */
+export interface Socket {
+  /** The peer's address as text, for logs. */
+  readonly remote: string
+  /** Bytes accepted by `write` that the operating system has not taken yet. `write` itself refuses nothing. */
+  readonly bufferedBytes: number
+  /** The bytes are the owner's from then on: the socket never writes to them again. */
+  onData: (bytes: Uint8Array) => void
+  /** `bufferedBytes` has come back to 0. */
+  onDrain: () => void
+  /** The stream is over; `error` is absent after an orderly end. */
+  onClose: (error?: Error) => void
+  /** Queues bytes; all writes of one turn leave together. The caller must not change them afterwards. */
+  write(bytes: Uint8Array): void
+  /** Stops reading, so that the peer feels it. Idempotent, like `resume`. */
+  pause(): void
+  resume(): void
+  /** Sends what is buffered, then ends the stream. */
+  end(): void
+  /** Ends the stream now; buffered bytes are lost. */
+  destroy(): void
+}
+
+export interface Listener {
+  /** Where it really listens: a port of 0 is resolved. */
+  readonly address: Address
+  /** Accepts no more; sockets already accepted live on. */
+  close(): Promise<void>
+}
+
+export interface Network {
+  /** @throws MqError ADDRESS_IN_USE or ADDRESS_NOT_AVAILABLE */
+  listen(address: Address, onSocket: (socket: Socket) => void): Promise<Listener>
+  /** @throws MqError DISCONNECTED when nobody answers there or `timeoutMs` has passed */
+  connect(address: Address, options: { readonly timeoutMs: number; readonly signal?: AbortSignal | undefined }): Promise<Socket>
+}
+
+export interface Put {
+  readonly key: Uint8Array
+  readonly value: Uint8Array
+}
+
+/** Keys are at most this long, in every adapter. */
+export const keyBytesMax = 64
+
+/**
+ * One ordered file of keys and values, compared byte by byte. Reads see every commit that has resolved and may see
+ * one in flight.
+ */
+export interface Segment {
+  readonly name: string
+  /** Bytes in use: what decides when the log rolls on to the next segment. */
+  readonly usedBytes: number
+  /**
+   * Writes all of `puts` or none, and resolves once they are on disk. One call at a time for each segment. Keys,
+   * values and the array must not change until it has resolved.
+   * @throws MqError DISK_FULL: nothing was written, the segment is good. Anything else: nothing is known about what
+   *   is on disk, and the process must stop.
+   */
+  commit(puts: readonly Put[]): Promise<void>
+  /** The value, valid until the next call of any method of this segment. */
+  get(key: Uint8Array): Uint8Array | undefined
+  /** The entry with the greatest key that is ≤ `key`, valid until the next call. */
+  floor(key: Uint8Array): Put | undefined
+  /**
+   * Visits entries with `from` ≤ key < `to`, ascending, until `visit` returns false. The bytes are valid within
+   * the visit. `visit` calls no method of this segment.
+   */
+  scan(from: Uint8Array, to: Uint8Array, visit: (key: Uint8Array, value: Uint8Array) => boolean): void
+  close(): Promise<void>
+}
+
+/** A data directory: a few named segments under one lock. */
+export interface Store {
+  /**
+   * Takes the directory for this process until `close`, or until the process ends in whatever way.
+   * @throws MqError DATA_DIR_LOCKED, DATA_DIR_NOT_WRITABLE
+   */
+  lock(): Promise<void>
+  /** Names of the segments there are, ascending. */
+  list(): Promise<string[]>
+  /**
+   * Opens a segment; with `create`, makes it, durably: after a crash it is there, and empty.
+   * @throws MqError STORAGE_FAILED, DISK_FULL
+   */
+  open(name: string, options: { readonly create: boolean }): Promise<Segment>
+  /** Deletes a segment that is not open, durably. */
+  remove(name: string): Promise<void>
+  /** Gives the lock back. Segments are closed before. */
+  close(): Promise<void>
+}
+
+/** What a client needs of the world. */
+export interface ClientEnv {
+  readonly clock: Clock
+  readonly random: Random
+  readonly network: Network
+}
+
+/** What a broker needs of the world. */
+export interface Env extends ClientEnv {
+  readonly store: Store
+}

@@ -1,0 +1,184 @@
+/** The entry codec: LOG.md's layout, and nothing else. What an entry means is fold.ts's. */
+import { hash } from 'node:crypto'
+import { crc32 } from 'node:zlib'
+import { invariant, MqError } from '../errors.ts'
+import type { Epoch, Offset, PartitionId, ProducerId, QueueId } from '../types.ts'
+
+export const entryFormat = 1
+export const headerBytes = 88
+/** Header bytes before this one are the crc and the chain, which the crc does not cover. */
+const coveredFrom = 12
+
+export const entryKind = {
+  batch: 1,
+  settle: 2,
+  fail: 3,
+  epochStart: 4,
+  leases: 5,
+  evict: 6,
+  quarantine: 7,
+} as const
+
+const kindNames = ['', 'batch', 'settle', 'fail', 'epochStart', 'leases', 'evict', 'quarantine'] as const
+export type EntryKind = keyof typeof entryKind
+
+export const noProducer: ProducerId = '\0'.repeat(16)
+export const chainStart: Uint8Array = new Uint8Array(8)
+
+/** What one partition's log is called, in the forms that the codec and the storage want. */
+export interface LogName {
+  readonly queueId: QueueId
+  readonly partition: PartitionId
+  /** Queue id (16 bytes) and partition (u32): what keys begin with and crcs cover. */
+  readonly bytes: Uint8Array
+  readonly crc: number
+}
+
+export function logName(queueId: QueueId, partition: PartitionId): LogName {
+  const bytes = Buffer.alloc(20)
+  invariant(bytes.write(queueId, 'hex') === 16 && queueId.length === 32, `queue id ${queueId} is not 16 bytes`)
+  bytes.writeUInt32BE(partition, 16)
+  return { queueId, partition, bytes, crc: crc32(bytes) }
+}
+
+export interface EntryHeader {
+  kind: EntryKind
+  /** Offsets taken, ≥ 1. */
+  count: number
+  base: Offset
+  epoch: Epoch
+  /** Milliseconds since 1970; never less than the previous entry's. */
+  timeMs: number
+  producerId: ProducerId
+  producerEpoch: number
+  sequence: number
+  opening: Offset
+}
+
+/** A decoded entry; `bytes`, `payload` and `chain` are views into what was read. */
+export interface Entry extends EntryHeader {
+  crc: number
+  payloadCrc: number
+  chain: Uint8Array
+  payload: Uint8Array
+  bytes: Uint8Array
+}
+
+export function writeU64(into: Buffer, value: number, at: number): void {
+  into.writeUInt32BE(Math.floor(value / 0x1_0000_0000), at)
+  into.writeUInt32BE(value >>> 0, at + 4)
+}
+
+export function readU64(from: Buffer, at: number): number {
+  return from.readUInt32BE(at) * 0x1_0000_0000 + from.readUInt32BE(at + 4)
+}
+
+const chainInput = Buffer.alloc(28)
+
+/** Equal chain, equal history: see LOG.md. */
+export function nextChain(previous: Uint8Array, epoch: Epoch, base: Offset, crc: number): Uint8Array {
+  chainInput.set(previous, 0)
+  writeU64(chainInput, epoch, 8)
+  writeU64(chainInput, base, 16)
+  chainInput.writeUInt32BE(crc, 24)
+  return hash('sha256', chainInput, 'buffer').subarray(0, 8)
+}
+
+/**
+ * Writes an entry. When the bytes before `payload` are the caller's (`headroom` of them, 88 wanted), the header goes
+ * there and nothing is copied: the frame that brought a batch becomes the value on disk. Else both are copied.
+ * @param payloadCrc crc32 of `payload`
+ * @returns the entry's bytes; its chain is at 4–12
+ */
+export function encodeEntry(
+  name: LogName,
+  header: EntryHeader,
+  payload: Uint8Array,
+  payloadCrc: number,
+  previousChain: Uint8Array,
+  headroom = 0,
+): Buffer {
+  let bytes: Buffer
+  if (headroom >= headerBytes) {
+    bytes = Buffer.from(payload.buffer, payload.byteOffset - headerBytes, headerBytes + payload.length)
+  } else {
+    bytes = Buffer.allocUnsafeSlow(headerBytes + payload.length)
+    bytes.set(payload, headerBytes)
+  }
+  bytes[12] = entryFormat
+  bytes[13] = entryKind[header.kind]
+  bytes[14] = 0
+  bytes[15] = 0
+  bytes.writeUInt32BE(payload.length, 16)
+  bytes.writeUInt32BE(header.count, 20)
+  writeU64(bytes, header.base, 24)
+  writeU64(bytes, header.epoch, 32)
+  writeU64(bytes, header.timeMs, 40)
+  bytes.write(header.producerId, 48, 16, 'latin1')
+  bytes.writeUInt32BE(header.producerEpoch, 64)
+  bytes.writeUInt32BE(0, 68)
+  writeU64(bytes, header.sequence, 72)
+  writeU64(bytes, header.opening, 80)
+  const crc = entryCrc(name, bytes, payloadCrc)
+  bytes.writeUInt32BE(crc, 0)
+  bytes.set(nextChain(previousChain, header.epoch, header.base, crc), 4)
+  return bytes
+}
+
+function entryCrc(name: LogName, bytes: Uint8Array, payloadCrc: number): number {
+  return (crc32(bytes.subarray(coveredFrom, headerBytes), payloadCrc) ^ name.crc) >>> 0
+}
+
+/** The bytes at `at` can't be an entry of this log: rot, or a reader's mistake. Never served. */
+export class CorruptEntry extends Error {
+  override readonly name = 'CorruptEntry'
+}
+
+/** Length of the entry that begins at `at`, from its header alone. */
+export function entryLength(bytes: Buffer, at: number): number {
+  if (at + headerBytes > bytes.length) throw new CorruptEntry(`header cut short at ${at} of ${bytes.length}`)
+  const length = headerBytes + bytes.readUInt32BE(at + 16)
+  if (at + length > bytes.length) throw new CorruptEntry(`payload cut short at ${at} of ${bytes.length}`)
+  return length
+}
+
+/**
+ * Reads and verifies the entry that begins at `at`.
+ * @throws CorruptEntry when the crc does not match; MqError NEWER_DATA_FORMAT when it does but the format, kind or
+ *   flags are unknown: a newer version wrote it.
+ */
+export function decodeEntry(name: LogName, record: Buffer, at: number): Entry {
+  const bytes = record.subarray(at, at + entryLength(record, at))
+  const payload = bytes.subarray(headerBytes)
+  const payloadCrc = crc32(payload)
+  const crc = bytes.readUInt32BE(0)
+  if (entryCrc(name, bytes, payloadCrc) !== crc) throw new CorruptEntry(`crc of the entry at offset ${readU64(bytes, 24)}`)
+  const kind = kindNames[bytes[13]!]
+  if (bytes[12] !== entryFormat || kind === undefined || kind === '' || bytes[14] !== 0 || bytes[15] !== 0) {
+    throw new MqError(
+      'NEWER_DATA_FORMAT',
+      `entry of format ${bytes[12]}, kind ${bytes[13]}, flags ${bytes.readUInt16BE(14)}: written by a newer version`,
+    )
+  }
+  return {
+    kind,
+    count: bytes.readUInt32BE(20),
+    base: readU64(bytes, 24),
+    epoch: readU64(bytes, 32),
+    timeMs: readU64(bytes, 40),
+    producerId: bytes.toString('latin1', 48, 64),
+    producerEpoch: bytes.readUInt32BE(64),
+    sequence: readU64(bytes, 72),
+    opening: readU64(bytes, 80),
+    crc,
+    payloadCrc,
+    chain: bytes.subarray(4, 12),
+    payload,
+    bytes,
+  }
+}
+
+/** What a reader that only needs to find its way may trust before the crc is checked: nothing. Base and count. */
+export function peekEntry(record: Buffer, at: number): { base: Offset; count: number; length: number } {
+  return { base: readU64(record, at + 24), count: record.readUInt32BE(at + 20), length: entryLength(record, at) }
+}

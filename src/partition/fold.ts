@@ -1,0 +1,202 @@
+/**
+ * The fold: a partition's state as a pure function of its log. It reads entries and nothing else, neither clock nor
+ * option nor chance, so that a leader, a replica and a restart can't disagree. `leader.ts` decides what is appended;
+ * this file says what it means.
+ */
+import { invariant } from '../errors.ts'
+import { limits, type Epoch, type LeaseId, type Offset, type ProducerId } from '../types.ts'
+import { pack, unpack } from '../wire/msgpack.ts'
+import { chainStart, CorruptEntry, type EntryHeader } from './entry.ts'
+import type { EntryBody, HandedLease, Ranges } from './payload.ts'
+import { RangeMap } from './range-map.ts'
+
+/** What became of one accepted request of a producer; a retry is answered with it. */
+export interface Outcome {
+  sequence: number
+  /** Epoch and base of the entry. */
+  epoch: Epoch
+  base: Offset
+  /** Messages of a batch; 0 for a settle. */
+  count: number
+  /** Of the request: the batch's bytes, or the settle's action and items. */
+  crc: number
+  /** What a settle could not settle. */
+  refused: Ranges | null
+}
+
+export interface ProducerState {
+  epoch: number
+  opening: Offset
+  lastUsedMs: number
+  /** Oldest first, sequences strictly rising, at most `limits.unansweredMax`. */
+  outcomes: Outcome[]
+}
+
+export class PartitionState {
+  /** The offset the next entry takes. */
+  logEnd: Offset = 0
+  /** Of the newest EPOCH_START. */
+  epoch: Epoch = 0
+  /** Of the last entry. */
+  chain: Uint8Array = chainStart
+  /** Of the last entry, ms since 1970; never goes back. */
+  timeMs = 0
+  /** Unsettled messages → 1 + failed deliveries: the number of the next delivery. */
+  live = new RangeMap()
+  /** Messages that rotted on the disk. */
+  quarantined = new RangeMap()
+  producers = new Map<ProducerId, ProducerState>()
+  /** A producer that is not known and opened below it may have been forgotten. */
+  floor: Offset = 0
+  /** The table of a planned stop; only while the LEASES entry is the last one. */
+  handedOver: { nextLease: LeaseId; leases: HandedLease[] } | null = null
+
+  /** The lowest offset that still matters. */
+  get logStart(): Offset {
+    return this.live.isEmpty ? this.logEnd : this.live.firstStart()
+  }
+
+  /** Applies the next entry. A gap, a step back in time or epoch is a defect, or another log's entry. */
+  apply(header: EntryHeader, body: EntryBody, chain: Uint8Array): void {
+    invariant(header.base === this.logEnd, `entry at ${header.base} where the log ends at ${this.logEnd}`)
+    invariant(header.timeMs >= this.timeMs, `entry at ${header.base} is older than the one before it`)
+    invariant(
+      body.kind === 'epochStart' ? header.epoch > this.epoch : header.epoch === this.epoch,
+      `${body.kind} entry at ${header.base} has epoch ${header.epoch} in epoch ${this.epoch}`,
+    )
+    invariant(this.handedOver === null || body.kind === 'epochStart', `entry at ${header.base} after a hand-over`)
+    switch (body.kind) {
+      case 'batch':
+        this.live.set(header.base, header.base + header.count, 1)
+        this.#record(header, header.count, body.payloadCrc, null)
+        break
+      case 'settle':
+        for (let i = 0; i < body.settled.length; i += 2) {
+          this.live.delete(body.settled[i]!, body.settled[i]! + body.settled[i + 1]!)
+        }
+        this.#record(header, 0, body.requestCrc, body.refused)
+        break
+      case 'fail':
+        for (let i = 0; i < body.ranges.length; i += 2) {
+          const start = body.ranges[i]!
+          const runs: number[] = []
+          this.live.forEachIn(start, start + body.ranges[i + 1]!, (from, to, next) => runs.push(from, to, next))
+          for (let j = 0; j < runs.length; j += 3) this.live.set(runs[j]!, runs[j + 1]!, runs[j + 2]! + 1)
+        }
+        break
+      case 'epochStart':
+        this.epoch = header.epoch
+        this.handedOver = null
+        break
+      case 'leases':
+        this.handedOver = { nextLease: body.nextLease, leases: body.leases }
+        break
+      case 'evict':
+        for (const id of body.producers) this.producers.delete(id)
+        this.floor = Math.max(this.floor, body.floor)
+        break
+      case 'quarantine':
+        for (let i = 0; i < body.ranges.length; i += 2) {
+          const start = body.ranges[i]!
+          this.live.delete(start, start + body.ranges[i + 1]!)
+          this.quarantined.set(start, start + body.ranges[i + 1]!)
+        }
+        break
+    }
+    this.logEnd = header.base + header.count
+    this.timeMs = header.timeMs
+    this.chain = chain
+  }
+
+  #record(header: EntryHeader, count: number, crc: number, refused: Ranges | null): void {
+    let producer = this.producers.get(header.producerId)
+    if (producer === undefined) {
+      producer = { epoch: header.producerEpoch, opening: header.opening, lastUsedMs: 0, outcomes: [] }
+      this.producers.set(header.producerId, producer)
+    }
+    const { outcomes } = producer
+    if (header.producerEpoch !== producer.epoch) {
+      // A newer instance of a named producer starts its sequences anew; the older one is fenced.
+      producer.epoch = header.producerEpoch
+      producer.opening = header.opening
+      outcomes.length = 0
+    }
+    const last = outcomes.at(-1)
+    invariant(last === undefined || last.sequence < header.sequence, `sequence ${header.sequence} used again`)
+    producer.lastUsedMs = header.timeMs
+    outcomes.push({ sequence: header.sequence, epoch: header.epoch, base: header.base, count, crc, refused })
+    if (outcomes.length > limits.unansweredMax) outcomes.shift()
+  }
+
+  /** The state as LOG.md's checkpoint stores it, without the crc. */
+  encode(firstSegment: string): Uint8Array {
+    const live = this.live.toArray()
+    const quarantined = this.quarantined.toArray()
+    return pack([
+      checkpointVersion,
+      firstSegment,
+      this.logEnd,
+      this.epoch,
+      this.chain,
+      this.timeMs,
+      live,
+      quarantined,
+      this.floor,
+      [...this.producers].map(([id, p]) => [
+        Buffer.from(id, 'latin1'),
+        p.epoch,
+        p.opening,
+        p.lastUsedMs,
+        p.outcomes.map((o) =>
+          o.count > 0
+            ? [o.sequence, o.epoch, o.base, o.count, o.crc]
+            : [o.sequence, o.epoch, o.base, 0, o.crc, o.refused],
+        ),
+      ]),
+      this.handedOver && [this.handedOver.nextLease, this.handedOver.leases.map((l) => [l.lease, l.epoch, l.ranges])],
+    ])
+  }
+
+  /** @throws CorruptEntry when the bytes, whose crc the caller has verified, do not hold a checkpoint. */
+  static decode(bytes: Uint8Array): { state: PartitionState; firstSegment: string } {
+    try {
+      const f = unpack(bytes) as unknown[]
+      if (f[0] !== checkpointVersion) throw new Error(`version ${String(f[0])}`)
+      const state = new PartitionState()
+      state.logEnd = f[2] as number
+      state.epoch = f[3] as number
+      state.chain = Uint8Array.from(f[4] as Uint8Array)
+      state.timeMs = f[5] as number
+      state.live = RangeMap.fromArray(f[6] as number[])
+      state.quarantined = RangeMap.fromArray(f[7] as number[])
+      state.floor = f[8] as number
+      for (const p of f[9] as [Uint8Array, number, number, number, (number | number[] | null)[][]][]) {
+        state.producers.set(Buffer.from(p[0]).toString('latin1'), {
+          epoch: p[1],
+          opening: p[2],
+          lastUsedMs: p[3],
+          outcomes: p[4].map((o) => ({
+            sequence: o[0] as number,
+            epoch: o[1] as number,
+            base: o[2] as number,
+            count: o[3] as number,
+            crc: o[4] as number,
+            refused: (o[5] as number[] | null | undefined) ?? null,
+          })),
+        })
+      }
+      const handed = f[10] as [number, [number, number, number[]][]] | null
+      if (handed !== null) {
+        state.handedOver = {
+          nextLease: handed[0],
+          leases: handed[1].map(([lease, epoch, ranges]) => ({ lease, epoch, ranges })),
+        }
+      }
+      return { state, firstSegment: f[1] as string }
+    } catch (cause) {
+      throw new CorruptEntry(`not a checkpoint: ${String(cause)}`)
+    }
+  }
+}
+
+const checkpointVersion = 1

@@ -1,0 +1,485 @@
+/**
+ * A partition's leader, pure: every decision of one partition, from events and the time they bring, to entries to
+ * append and answers to give. It holds no socket, no file and no clock.
+ *
+ *   send     → BATCH entry … once committed: SENT, and the messages are ready
+ *   receive  → a lease over ready messages, at once: what is ready is committed
+ *   settle   → SETTLE entry … once committed: SETTLED
+ *   expiry   → FAIL entry … once committed: ready again
+ *
+ * Two kinds of effect, never mixed: `sink.reply` now, for refusals and for what changed nothing; `#onceCommitted`
+ * for whatever depends on an entry, released in log order when the high watermark has passed it. The fold is applied
+ * when an entry is appended, so the next decision sees it; the world sees it only once it is committed. A failed
+ * append is never rolled back: the process stops.
+ */
+import { crc32 } from 'node:zlib'
+import { invariant, MqError, type MqErrorCode } from '../errors.ts'
+import { limits, type Epoch, type LeaseId, type Offset, type ProducerId } from '../types.ts'
+import { pack } from '../wire/msgpack.ts'
+import { encodeEntry, noProducer, type EntryHeader, type LogName } from './entry.ts'
+import { PartitionState, type Outcome } from './fold.ts'
+import { Leases } from './leases.ts'
+import { encodeBody, failCause, type EntryBody, type Ranges } from './payload.ts'
+import { RangeMap, type Run } from './range-map.ts'
+
+/** The moment of an event: wall clock for what entries record, monotonic for what runs out. */
+export interface Now {
+  wallMs: number
+  monotonicMs: number
+}
+
+/** Who sends, and which of its requests this is. */
+export interface Sequenced {
+  producerId: ProducerId
+  producerEpoch: number
+  sequence: number
+  opening: Offset
+}
+
+export interface SendEvent extends Sequenced {
+  count: number
+  /** crc32 of `batch`, already checked against its bytes. */
+  crc: number
+  batch: Uint8Array
+  /** Bytes before `batch` in its buffer that may be overwritten. */
+  headroom: number
+}
+
+export interface LeasedItem {
+  leaseEpoch: Epoch
+  lease: LeaseId
+  offset: Offset
+  count: number
+}
+
+export interface SettleEvent extends Sequenced {
+  action: number
+  items: readonly LeasedItem[]
+}
+
+export type Reply =
+  | { kind: 'sent'; epoch: Epoch; base: Offset; duplicate: boolean }
+  | { kind: 'settled'; refused: Ranges | null }
+  | { kind: 'refused'; error: MqError }
+
+/** Where a leader's decisions go. `Ref` is whatever the caller wants back with its answer. */
+export interface LeaderSink<Ref> {
+  /** To be made durable, in this order. The bytes must not change until then. */
+  append(entry: Uint8Array, base: Offset, next: Offset): void
+  reply(ref: Ref, reply: Reply): void
+  /** Messages became ready: whoever waits may take them. */
+  ready(): void
+}
+
+export interface LeaderOptions {
+  /** Producers remembered at most; past it the longest unused quarter is forgotten, by an entry. */
+  producersMax: number
+  /** Requests that may wait for the watermark; past it: THROTTLED. */
+  awaitingMax: number
+}
+
+export const leaderDefaults: LeaderOptions = { producersMax: 2000, awaitingMax: 100_000 }
+
+/** An effect that waits for the watermark. */
+interface Awaiting<Ref> {
+  /** Released once high watermark ≥ this. Never decreases along the queue. */
+  after: Offset
+  ref: Ref | undefined
+  reply: Reply | undefined
+  /** Flat `start, count, …` that becomes ready. */
+  ready: Ranges | undefined
+}
+
+/** Ranges that one FAIL entry carries at most, so that a mass expiry makes entries of bounded size. */
+const rangesPerEntryMax = 4096
+
+export class Leader<Ref> {
+  readonly state: PartitionState
+  readonly #name: LogName
+  readonly #sink: LeaderSink<Ref>
+  readonly #options: LeaderOptions
+  readonly #leases = new Leases()
+  /** Committed, live, not leased, not waiting: what the next receive gets. */
+  readonly #ready = new RangeMap()
+  /** In order of `after`. `#awaitingHead` items at the front are done. */
+  #awaiting: Awaiting<Ref>[] = []
+  #awaitingHead = 0
+  #highWatermark: Offset
+  #mode: 'starting' | 'leading' | 'handedOver' = 'starting'
+
+  /** @param state the fold of the whole committed log; the leader owns it from here on */
+  constructor(name: LogName, state: PartitionState, sink: LeaderSink<Ref>, options: LeaderOptions = leaderDefaults) {
+    this.#name = name
+    this.state = state
+    this.#sink = sink
+    this.#options = options
+    this.#highWatermark = state.logEnd
+  }
+
+  get highWatermark(): Offset {
+    return this.#highWatermark
+  }
+
+  get readyCount(): number {
+    return this.#ready.size
+  }
+
+  get leasedCount(): number {
+    return this.#leases.messages
+  }
+
+  get leaseCount(): number {
+    return this.#leases.count
+  }
+
+  /** Serves: EPOCH_START is committed and nothing was handed over. */
+  get leading(): boolean {
+    return this.#mode === 'leading' && this.#highWatermark > this.#epochStart
+  }
+
+  #epochStart: Offset = 0
+
+  /** Monotonic time of the next expiry, or Infinity. */
+  get nextDueMs(): number {
+    return this.#mode === 'leading' ? this.#leases.nextDueMs : Infinity
+  }
+
+  /** Begins an epoch, which was drawn and is durable. Until EPOCH_START is committed nothing is served. */
+  start(epoch: Epoch, now: Now): void {
+    invariant(this.#mode === 'starting', 'a leader starts once')
+    this.#mode = 'leading'
+    const handed = this.state.handedOver
+    if (handed !== null) {
+      this.#leases.takeOver(handed.nextLease, handed.leases, now.monotonicMs, now.wallMs)
+    }
+    this.#epochStart = this.state.logEnd
+    this.#append({ kind: 'epochStart', previous: this.state.epoch }, now, epoch)
+    const ready: Ranges = []
+    const run: Run = { start: 0, end: 0, value: 0 }
+    const free = this.state.live.clone()
+    this.#leases.forEach((start, end) => free.delete(start, end))
+    for (let from = 0; free.nextRun(from, run); from = run.end) ready.push(run.start, run.end - run.start)
+    this.#onceCommitted(undefined, undefined, ready)
+  }
+
+  send(ref: Ref, event: SendEvent, now: Now): void {
+    const known = this.#admit(ref, event, event.crc)
+    if (known === 'refused') return
+    if (known !== 'new') {
+      if (known.count === 0) {
+        this.#refuse(ref, 'DUPLICATE_MISMATCH', `sequence ${event.sequence} was a settle before`)
+        return
+      }
+      this.#push({
+        after: Math.max(known.base + known.count, this.#lastAfter()),
+        ref,
+        reply: { kind: 'sent', epoch: known.epoch, base: known.base, duplicate: true },
+        ready: undefined,
+      })
+      return
+    }
+    this.#append({ kind: 'batch', payloadCrc: event.crc }, now, this.state.epoch, event, event)
+    // Only now is the base known: making room for a producer may have appended an entry before the batch.
+    const base = this.state.logEnd - event.count
+    this.#onceCommitted(ref, { kind: 'sent', epoch: this.state.epoch, base, duplicate: false }, [base, event.count])
+  }
+
+  settle(ref: Ref, event: SettleEvent, now: Now): void {
+    const requestCrc = settleCrc(event)
+    const known = this.#admit(ref, event, requestCrc)
+    if (known === 'refused') return
+    if (known !== 'new') {
+      if (known.count > 0) {
+        this.#refuse(ref, 'DUPLICATE_MISMATCH', `sequence ${event.sequence} was a send before`)
+        return
+      }
+      this.#push({
+        after: Math.max(known.base + 1, this.#lastAfter()),
+        ref,
+        reply: { kind: 'settled', refused: known.refused },
+        ready: undefined,
+      })
+      return
+    }
+    const settled: Ranges = []
+    const refused: Ranges = []
+    for (const item of event.items) {
+      const end = item.offset + item.count
+      let from = item.offset
+      const taken = (start: Offset, stop: Offset): void => {
+        pushRange(refused, from, start)
+        pushRange(settled, start, stop)
+        from = stop
+      }
+      this.#leases.release(item.lease, item.leaseEpoch, item.offset, end, now.monotonicMs, taken)
+      pushRange(refused, from, end)
+    }
+    const answer: Reply = { kind: 'settled', refused: refused.length === 0 ? null : refused }
+    if (settled.length === 0) {
+      // A refusal appends nothing; asked again it is refused again, since a lost lease never comes back.
+      this.#sink.reply(ref, answer)
+      return
+    }
+    this.#append(
+      { kind: 'settle', action: event.action, settled, refused: answer.refused, requestCrc },
+      now,
+      this.state.epoch,
+      event,
+    )
+    this.#onceCommitted(ref, answer, undefined)
+  }
+
+  /** Lets leases end `extendMs` from now. Nothing is appended: leases are memory. */
+  extend(ref: Ref, items: readonly LeasedItem[], extendMs: number, now: Now): void {
+    if (this.#refuseUnlessLeading(ref)) return
+    const refused: Ranges = []
+    for (const item of items) {
+      const end = item.offset + item.count
+      let from = item.offset
+      const held = (start: Offset, stop: Offset): void => {
+        pushRange(refused, from, start)
+        from = stop
+      }
+      const { monotonicMs } = now
+      this.#leases.extend(item.lease, item.leaseEpoch, item.offset, end, monotonicMs, monotonicMs + extendMs, held)
+      pushRange(refused, from, end)
+    }
+    this.#sink.reply(ref, { kind: 'settled', refused: refused.length === 0 ? null : refused })
+  }
+
+  /** The first ready run, cut to messages whose next delivery has one and the same number (`into.value`). */
+  nextReady(from: Offset, into: Run): boolean {
+    if (!this.leading || !this.#ready.nextRun(from, into)) return false
+    const { start, end } = into
+    invariant(this.state.live.nextRun(start, into) && into.start === start, 'what is ready is live')
+    into.end = Math.min(into.end, end)
+    return true
+  }
+
+  /**
+   * Leases ready messages: what one receive takes from this partition, under one number.
+   * @param ranges flat `start, end, …`, ascending, all ready
+   */
+  lease(ranges: readonly number[], visibilityTimeoutMs: number, now: Now): LeaseId {
+    invariant(this.leading, 'only a leader leases')
+    for (let i = 0; i < ranges.length; i += 2) {
+      invariant(this.#ready.covers(ranges[i]!, ranges[i + 1]!), 'only what is ready is leased')
+      this.#ready.delete(ranges[i]!, ranges[i + 1]!)
+    }
+    return this.#leases.grant(this.state.epoch, ranges, now.monotonicMs + visibilityTimeoutMs)
+  }
+
+  /** Ready messages in `[start, end)` whose stored bytes do not verify: out of the way, for good, and counted. */
+  quarantine(start: Offset, end: Offset, now: Now): void {
+    const ranges: Ranges = []
+    this.#ready.forEachIn(start, end, (from, to) => ranges.push(from, to - from))
+    if (ranges.length === 0) return
+    for (let i = 0; i < ranges.length; i += 2) this.#ready.delete(ranges[i]!, ranges[i]! + ranges[i + 1]!)
+    this.#append({ kind: 'quarantine', ranges }, now, this.state.epoch)
+  }
+
+  /** Time has passed: leases that ran out are failed deliveries. */
+  tick(now: Now): void {
+    if (this.#mode !== 'leading') return
+    const expired: Ranges = []
+    this.#leases.expire(now.monotonicMs, (start, end) => expired.push(start, end - start))
+    for (let i = 0; i < expired.length; i += 2 * rangesPerEntryMax) {
+      const ranges = expired.slice(i, i + 2 * rangesPerEntryMax)
+      this.#append({ kind: 'fail', cause: failCause.expired, ranges }, now, this.state.epoch)
+      this.#onceCommitted(undefined, undefined, ranges)
+    }
+  }
+
+  /** The high watermark moved: answers that waited for it go out, in log order. */
+  committed(highWatermark: Offset): void {
+    invariant(
+      highWatermark >= this.#highWatermark && highWatermark <= this.state.logEnd,
+      `watermark ${highWatermark} after ${this.#highWatermark} in a log that ends at ${this.state.logEnd}`,
+    )
+    this.#highWatermark = highWatermark
+    let head = this.#awaitingHead
+    let anyReady = false
+    while (head < this.#awaiting.length && this.#awaiting[head]!.after <= highWatermark) {
+      const { ref, reply, ready } = this.#awaiting[head++]!
+      if (ready !== undefined) {
+        for (let i = 0; i < ready.length; i += 2) this.#ready.set(ready[i]!, ready[i]! + ready[i + 1]!)
+        anyReady = true
+      }
+      if (reply !== undefined) this.#sink.reply(ref!, reply)
+    }
+    this.#awaitingHead = head
+    if (head === this.#awaiting.length || head > 1024) {
+      this.#awaiting.splice(0, head)
+      this.#awaitingHead = 0
+    }
+    if (anyReady || (highWatermark > this.#epochStart && !this.#announced)) {
+      this.#announced = true
+      this.#sink.ready()
+    }
+  }
+
+  #announced = false
+
+  /** A planned stop: writes the lease table down and serves nothing more. */
+  handOver(now: Now): void {
+    if (this.#mode !== 'leading') return
+    this.tick(now)
+    const leases = this.#leases.handOver(now.monotonicMs, now.wallMs)
+    this.#append({ kind: 'leases', nextLease: this.#leases.nextLease, leases }, now, this.state.epoch)
+    this.#mode = 'handedOver'
+  }
+
+  /** The queue is gone: everybody who waits is told. Appends nothing; the leader is not used again. */
+  abandon(error: MqError): void {
+    this.#mode = 'handedOver'
+    const waiting = this.#awaiting.slice(this.#awaitingHead)
+    this.#awaiting = []
+    this.#awaitingHead = 0
+    for (const { ref, reply } of waiting) if (reply !== undefined) this.#sink.reply(ref!, { kind: 'refused', error })
+  }
+
+  /**
+   * Throws when a message is in more than one of ready, leased, waiting and quarantined, or in none.
+   * For tests and the simulator: it costs as much as the state is large.
+   */
+  checkInvariants(): void {
+    this.#ready.checkInvariants()
+    this.state.live.checkInvariants()
+    if (this.#mode === 'starting') return
+    const rest = this.state.live.clone()
+    const take = (what: string, start: Offset, end: Offset): void => {
+      invariant(rest.covers(start, end), `${what} ${start}–${end} is not live, or in two states`)
+      rest.delete(start, end)
+    }
+    const run: Run = { start: 0, end: 0, value: 0 }
+    for (let from = 0; this.#ready.nextRun(from, run); from = run.end) take('ready', run.start, run.end)
+    let leased = 0
+    this.#leases.forEach((start, end) => {
+      take('leased', start, end)
+      leased += end - start
+    })
+    invariant(leased === this.#leases.messages, 'leased messages are counted')
+    for (const { ready, after } of this.#awaiting.slice(this.#awaitingHead)) {
+      invariant(after > this.#highWatermark, 'nothing that is due waits')
+      for (let i = 0; i < (ready?.length ?? 0); i += 2) take('waiting', ready![i]!, ready![i]! + ready![i + 1]!)
+    }
+    invariant(rest.isEmpty, `messages in no state: ${String(rest.toArray())}`)
+    for (let from = 0; this.state.quarantined.nextRun(from, run); from = run.end) {
+      invariant(this.state.live.countIn(run.start, run.end) === 0, 'what is quarantined is not live')
+    }
+    invariant(this.#highWatermark <= this.state.logEnd, 'the watermark is within the log')
+  }
+
+  /** Is this request new, one whose outcome is known, or one to refuse (and refused by now)? */
+  #admit(ref: Ref, event: Sequenced, crc: number): 'new' | 'refused' | Outcome {
+    if (this.#refuseUnlessLeading(ref)) return 'refused'
+    const producer = this.state.producers.get(event.producerId)
+    if (producer === undefined) {
+      if (event.opening < this.state.floor) {
+        return this.#refuse(ref, 'UNKNOWN_PRODUCER', 'this producer was forgotten', 'unknown')
+      }
+      return this.#awaiting.length - this.#awaitingHead >= this.#options.awaitingMax
+        ? this.#refuse(ref, 'THROTTLED', 'too many requests wait for the disk')
+        : 'new'
+    }
+    if (event.producerEpoch < producer.epoch) {
+      return this.#refuse(ref, 'PRODUCER_FENCED', `producer epoch ${event.producerEpoch} is older than ${producer.epoch}`)
+    }
+    const { outcomes } = producer
+    const last = outcomes.at(-1)
+    if (event.producerEpoch > producer.epoch || last === undefined || event.sequence > last.sequence) {
+      return this.#awaiting.length - this.#awaitingHead >= this.#options.awaitingMax
+        ? this.#refuse(ref, 'THROTTLED', 'too many requests wait for the disk')
+        : 'new'
+    }
+    for (let i = outcomes.length - 1; i >= 0; i--) {
+      const outcome = outcomes[i]!
+      if (outcome.sequence > event.sequence) continue
+      if (outcome.sequence < event.sequence) break
+      return outcome.crc === crc
+        ? outcome
+        : this.#refuse(ref, 'DUPLICATE_MISMATCH', `sequence ${event.sequence} came before with other bytes`)
+    }
+    if (event.sequence < outcomes[0]!.sequence && outcomes.length >= limits.unansweredMax) {
+      return this.#refuse(ref, 'OUT_OF_ORDER_SEQUENCE', `sequence ${event.sequence} lies below the window`, 'unknown')
+    }
+    return this.#refuse(ref, 'REFUSED_BEFORE', `sequence ${event.sequence} was not accepted when it first came`)
+  }
+
+  #refuseUnlessLeading(ref: Ref): boolean {
+    if (this.leading) return false
+    this.#refuse(ref, 'STOPPING', this.#mode === 'handedOver' ? 'the broker is stopping' : 'the partition is starting')
+    return true
+  }
+
+  #refuse(ref: Ref, code: MqErrorCode, message: string, outcome: 'failed' | 'unknown' = 'failed'): 'refused' {
+    this.#sink.reply(ref, { kind: 'refused', error: new MqError(code, message, { outcome }) })
+    return 'refused'
+  }
+
+  #append(body: EntryBody, now: Now, epoch: Epoch, from?: Sequenced, batch?: SendEvent): void {
+    const { state } = this
+    if (from !== undefined && !state.producers.has(from.producerId)) this.#makeRoomForProducer(now)
+    const header: EntryHeader = {
+      kind: body.kind,
+      count: batch?.count ?? 1,
+      base: state.logEnd,
+      epoch,
+      timeMs: Math.max(state.timeMs, now.wallMs),
+      producerId: from?.producerId ?? noProducer,
+      producerEpoch: from?.producerEpoch ?? 0,
+      sequence: from?.sequence ?? 0,
+      opening: from?.opening ?? 0,
+    }
+    let entry: Buffer
+    if (body.kind === 'batch') {
+      invariant(batch !== undefined, 'a batch entry needs its batch')
+      entry = encodeEntry(this.#name, header, batch.batch, batch.crc, state.chain, batch.headroom)
+    } else {
+      const payload = encodeBody(body)
+      entry = encodeEntry(this.#name, header, payload, crc32(payload), state.chain)
+    }
+    // The entry's own copy of the chain may be read back from a buffer that storage recycles: keep eight bytes.
+    state.apply(header, body, Uint8Array.prototype.slice.call(entry, 4, 12))
+    this.#sink.append(entry, header.base, header.base + header.count)
+  }
+
+  #makeRoomForProducer(now: Now): void {
+    const { producers } = this.state
+    if (producers.size < this.#options.producersMax) return
+    const byUse = [...producers].sort(([, a], [, b]) => a.lastUsedMs - b.lastUsedMs)
+    const evicted = byUse.slice(0, Math.max(1, producers.size >> 2))
+    const floor = 1 + Math.max(...evicted.map(([, p]) => p.opening))
+    this.#append({ kind: 'evict', floor, producers: evicted.map(([id]) => id) }, now, this.state.epoch)
+  }
+
+  #onceCommitted(ref: Ref | undefined, reply: Reply | undefined, ready: Ranges | undefined): void {
+    this.#push({ after: this.state.logEnd, ref, reply, ready })
+  }
+
+  #lastAfter(): Offset {
+    return this.#awaiting.length > this.#awaitingHead ? this.#awaiting.at(-1)!.after : 0
+  }
+
+  #push(effect: Awaiting<Ref>): void {
+    invariant(effect.after >= this.#lastAfter(), 'effects wait in log order')
+    if (effect.after <= this.#highWatermark && this.#awaiting.length === this.#awaitingHead) {
+      if (effect.reply !== undefined) this.#sink.reply(effect.ref!, effect.reply)
+      invariant(effect.ready === undefined, 'what becomes ready follows an entry')
+      return
+    }
+    this.#awaiting.push(effect)
+  }
+}
+
+
+function settleCrc(event: SettleEvent): number {
+  return crc32(pack([event.action, event.items.map((i) => [i.leaseEpoch, i.lease, i.offset, i.count])]))
+}
+
+function pushRange(ranges: Ranges, start: Offset, end: Offset): void {
+  if (start >= end) return
+  const last = ranges.length - 2
+  if (last >= 0 && ranges[last]! + ranges[last + 1]! === start) ranges[last + 1]! += end - start
+  else ranges.push(start, end - start)
+}

@@ -1,0 +1,101 @@
+/** Payloads of the entries that are not batches, as LOG.md lays them out: one msgpack array each. */
+import type { Epoch, LeaseId, Offset, ProducerId } from '../types.ts'
+import { pack, unpack } from '../wire/msgpack.ts'
+import { CorruptEntry, type Entry } from './entry.ts'
+
+/** Flat `offset, count, …`, ascending and not touching. */
+export type Ranges = number[]
+
+/** A lease as a planned stop writes it down. */
+export interface HandedLease {
+  lease: LeaseId
+  epoch: Epoch
+  /** Flat `offset, count, expiry in ms since 1970, …`. */
+  ranges: number[]
+}
+
+export const failCause = { expired: 0, nack: 1 } as const
+
+export type EntryBody =
+  | { kind: 'batch'; payloadCrc: number }
+  | { kind: 'settle'; action: number; settled: Ranges; refused: Ranges | null; requestCrc: number }
+  | { kind: 'fail'; cause: number; ranges: Ranges }
+  | { kind: 'epochStart'; previous: Epoch }
+  | { kind: 'leases'; nextLease: LeaseId; leases: HandedLease[] }
+  | { kind: 'evict'; floor: Offset; producers: ProducerId[] }
+  | { kind: 'quarantine'; ranges: Ranges }
+
+export function encodeBody(body: Exclude<EntryBody, { kind: 'batch' }>): Uint8Array {
+  switch (body.kind) {
+    case 'settle':
+      return pack([body.action, body.settled, body.refused, body.requestCrc, null, null])
+    case 'fail':
+      return pack([body.cause, body.ranges, null, null])
+    case 'epochStart':
+      return pack([body.previous])
+    case 'leases':
+      return pack([body.nextLease, body.leases.map((l) => [l.lease, l.epoch, l.ranges])])
+    case 'evict':
+      return pack([body.floor, body.producers.map((id) => Buffer.from(id, 'latin1'))])
+    case 'quarantine':
+      return pack([body.ranges])
+  }
+}
+
+/** The entry's crc has been verified: what does not fit here was written wrong, and the partition halts. */
+export function decodeBody(entry: Entry): EntryBody {
+  if (entry.kind === 'batch') return { kind: 'batch', payloadCrc: entry.payloadCrc }
+  const fields = list(unpack(entry.payload), entry)
+  switch (entry.kind) {
+    case 'settle':
+      return {
+        kind: 'settle',
+        action: integer(fields[0], entry),
+        settled: integers(fields[1], entry),
+        refused: fields[2] === null ? null : integers(fields[2], entry),
+        requestCrc: integer(fields[3], entry),
+      }
+    case 'fail':
+      return { kind: 'fail', cause: integer(fields[0], entry), ranges: integers(fields[1], entry) }
+    case 'epochStart':
+      return { kind: 'epochStart', previous: integer(fields[0], entry) }
+    case 'leases':
+      return {
+        kind: 'leases',
+        nextLease: integer(fields[0], entry),
+        leases: list(fields[1], entry).map((item) => {
+          const [lease, epoch, ranges] = list(item, entry)
+          return { lease: integer(lease, entry), epoch: integer(epoch, entry), ranges: integers(ranges, entry) }
+        }),
+      }
+    case 'evict':
+      return {
+        kind: 'evict',
+        floor: integer(fields[0], entry),
+        producers: list(fields[1], entry).map((id) => {
+          if (!(id instanceof Uint8Array) || id.length !== 16) throw malformed(entry)
+          return Buffer.from(id).toString('latin1')
+        }),
+      }
+    case 'quarantine':
+      return { kind: 'quarantine', ranges: integers(fields[0], entry) }
+  }
+}
+
+function malformed(entry: Entry): CorruptEntry {
+  return new CorruptEntry(`the ${entry.kind} entry at offset ${entry.base} is malformed`)
+}
+
+function list(value: unknown, entry: Entry): unknown[] {
+  if (!Array.isArray(value)) throw malformed(entry)
+  return value
+}
+
+function integer(value: unknown, entry: Entry): number {
+  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0) throw malformed(entry)
+  return value
+}
+
+function integers(value: unknown, entry: Entry): number[] {
+  return list(value, entry).map((n) => integer(n, entry))
+}

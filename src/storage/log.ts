@@ -1,0 +1,479 @@
+/**
+ * The log of every partition of this process, over numbered segments that they share.
+ *
+ *   append → queue → one commit of everything queued (≤ `commitBytesMax`) → on disk → each partition's `durable`
+ *
+ * One commit is under way at a time, and what comes meanwhile is the next group: an idle broker commits at the end
+ * of the turn, a busy one in groups as large as the disk is slow. Whatever is told as durable was: the promise of a
+ * commit resolves after its sync. A failed commit is never told as anything; the process stops.
+ */
+import { crc32 } from 'node:zlib'
+import type { Clock, Put, Segment, Store } from '../env.ts'
+import { invariant, MqError } from '../errors.ts'
+import { CorruptEntry, decodeEntry, entryLength, peekEntry, writeU64, type Entry, type LogName } from '../partition/entry.ts'
+import { PartitionState } from '../partition/fold.ts'
+import { decodeBody } from '../partition/payload.ts'
+import type { Offset } from '../types.ts'
+
+export interface LogOptions {
+  /** Size at which the log rolls on to the next segment, in bytes. */
+  segmentBytes: number
+  /** A commit takes this many bytes of what is queued, and always one entry. */
+  commitBytesMax: number
+  /** Queued and committing bytes above which `backlogged` is true: whoever feeds the log stops reading. */
+  queuedBytesMax: number
+  /** How long a full disk is left alone before the commit is tried again, in milliseconds. */
+  fullRetryMs: number
+  /** A commit that takes longer has failed, as far as anybody can tell, in milliseconds. */
+  commitTimeoutMs: number
+}
+
+export const logDefaults: LogOptions = {
+  segmentBytes: 64 << 20,
+  commitBytesMax: 2 << 20,
+  queuedBytesMax: 32 << 20,
+  fullRetryMs: 500,
+  commitTimeoutMs: 60_000,
+}
+
+export interface LogEvents {
+  /** The disk failed: nothing may be told any more. Called once. */
+  failed(error: MqError): void
+  /** The log goes on in another segment: the time for checkpoints. */
+  rolled(): void
+  /** No longer backlogged. */
+  relieved(): void
+  /** The disk is full (true), or takes commits again (false). */
+  full(isFull: boolean): void
+}
+
+interface Queued {
+  readonly log: PartitionLog
+  /** An entry and where it ends; or a checkpoint (`end` −1). */
+  readonly bytes: Uint8Array
+  readonly base: Offset
+  readonly end: Offset
+}
+
+/** Entries below this size share a record with their neighbours in a commit. */
+const smallEntryBytes = 4096
+const recordBytesMax = 64 << 10
+
+export class SharedLog {
+  readonly #store: Store
+  readonly #clock: Clock
+  readonly #options: LogOptions
+  readonly #events: LogEvents
+  readonly #segments: Segment[]
+  #next: Promise<Segment> | null = null
+  #queue: Queued[] = []
+  #queuedBytes = 0
+  #mode: 'idle' | 'scheduled' | 'committing' | 'failed' | 'closed' = 'idle'
+  #full = false
+  #wasBacklogged = false
+  #commits = 0
+  #idle: (() => void)[] = []
+
+  private constructor(store: Store, clock: Clock, segments: Segment[], options: LogOptions, events: LogEvents) {
+    this.#store = store
+    this.#clock = clock
+    this.#segments = segments
+    this.#options = options
+    this.#events = events
+  }
+
+  /** Opens the segments of a locked store, and the first one where there is none. */
+  static async open(store: Store, clock: Clock, options: LogOptions, events: LogEvents): Promise<SharedLog> {
+    const names = (await store.list()).filter((name) => segmentName.test(name))
+    const segments: Segment[] = []
+    try {
+      for (const name of names) segments.push(await store.open(name, { create: false }))
+      if (segments.length === 0) segments.push(await store.open('00000001', { create: true }))
+    } catch (error) {
+      await Promise.allSettled(segments.map((segment) => segment.close()))
+      throw error
+    }
+    return new SharedLog(store, clock, segments, options, events)
+  }
+
+  /** Commits that reached the disk. */
+  get commits(): number {
+    return this.#commits
+  }
+
+  get segmentCount(): number {
+    return this.#segments.length
+  }
+
+  get backlogged(): boolean {
+    return this.#queuedBytes > this.#options.queuedBytesMax
+  }
+
+  get isFull(): boolean {
+    return this.#full
+  }
+
+  /** One partition's part of it, with the fold of what is there. */
+  recover(name: LogName): { log: PartitionLog; state: PartitionState; entriesRead: number } {
+    const log = new PartitionLog(name, this)
+    const { state, firstSegment } = this.#newestCheckpoint(log)
+    let entriesRead = 0
+    for (const segment of this.#segments) {
+      const first = log.firstBase(segment)
+      if (first === undefined) continue
+      log.extents.push({ segment, first })
+      if (segment.name < firstSegment) continue
+      const start = segment.floor(log.key(state.logEnd))
+      const from = start !== undefined && log.owns(start.key) ? Buffer.from(start.key) : log.key(state.logEnd)
+      segment.scan(from, log.endKey, (_key, value) => {
+        const record = asBuffer(value)
+        for (let at = 0; at < record.length; at += entryLength(record, at)) {
+          if (peekEntry(record, at).base < state.logEnd) continue
+          const entry = decodeEntry(name, record, at)
+          state.apply(entry, decodeBody(entry), Uint8Array.from(entry.chain))
+          entriesRead++
+        }
+        return true
+      })
+    }
+    log.durableEnd = log.told = state.logEnd
+    return { log, state, entriesRead }
+  }
+
+  /** A partition whose log can't be read: for its name only. */
+  attach(name: LogName): PartitionLog {
+    return new PartitionLog(name, this)
+  }
+
+  #newestCheckpoint(log: PartitionLog): { state: PartitionState; firstSegment: string } {
+    for (let i = this.#segments.length - 1; i >= 0; i--) {
+      const value = this.#segments[i]!.get(log.checkpointKey)
+      if (value === undefined) continue
+      const stored = Buffer.from(value)
+      const body = stored.subarray(4)
+      // A rotten checkpoint costs only time: the one before it and a longer tail say the same.
+      if (stored.length > 4 && checkpointCrc(log.name, body) === stored.readUInt32BE(0)) return PartitionState.decode(body)
+    }
+    return { state: new PartitionState(), firstSegment: '' }
+  }
+
+  /** @internal for PartitionLog */
+  enqueue(queued: Queued): void {
+    if (this.#mode === 'failed' || this.#mode === 'closed') return
+    this.#queue.push(queued)
+    this.#queuedBytes += queued.bytes.length
+    if (this.backlogged) this.#wasBacklogged = true
+    if (this.#mode === 'idle') {
+      this.#mode = 'scheduled'
+      this.#clock.soon(() => {
+        if (this.#mode !== 'scheduled') return
+        this.#mode = 'committing'
+        void this.#commitAll()
+      })
+    }
+  }
+
+  /** The segment in which what is appended from now on will be, or a later one. */
+  get currentSegment(): string {
+    return this.#segments.at(-1)!.name
+  }
+
+  /** Resolves once all that was appended before is on disk; never, if the disk failed. */
+  flushed(): Promise<void> {
+    if (this.#mode === 'idle' || this.#mode === 'closed') return Promise.resolve()
+    return new Promise((resolve) => this.#idle.push(resolve))
+  }
+
+  /** Closes the segments. What is queued and not yet on disk is lost, as it was never told: call `flushed` first. */
+  async close(): Promise<void> {
+    this.#mode = 'closed'
+    const next = await this.#next?.catch(() => null)
+    if (next) await next.close()
+    await Promise.allSettled(this.#segments.map((segment) => segment.close()))
+  }
+
+  async #commitAll(): Promise<void> {
+    while (this.#queue.length > 0 && this.#mode === 'committing') {
+      const group = this.#takeGroup()
+      const segment = this.#segments.at(-1)!
+      const puts = toPuts(group)
+      if (!(await this.#commit(segment, puts))) return
+      this.#commits++
+      this.#tell(group, segment)
+      if (segment.usedBytes >= this.#options.segmentBytes) {
+        if (!(await this.#roll())) return
+      } else if (segment.usedBytes >= this.#options.segmentBytes / 2) this.#prepareNext()
+    }
+    if (this.#mode !== 'committing') return
+    this.#mode = 'idle'
+    for (const resolve of this.#idle.splice(0)) resolve()
+  }
+
+  /** As much of the queue as one commit takes. */
+  #takeGroup(): Queued[] {
+    let bytes = 0
+    let n = 0
+    while (n < this.#queue.length && (n === 0 || bytes + this.#queue[n]!.bytes.length <= this.#options.commitBytesMax)) {
+      bytes += this.#queue[n++]!.bytes.length
+    }
+    if (n < this.#queue.length) return this.#queue.splice(0, n)
+    const group = this.#queue
+    this.#queue = []
+    return group
+  }
+
+  /** @returns false when the log is at its end: failed, or closed meanwhile */
+  async #commit(segment: Segment, puts: readonly Put[]): Promise<boolean> {
+    for (;;) {
+      const watchdog = this.#clock.after(this.#options.commitTimeoutMs, () => {
+        this.#fail(new MqError('STORAGE_FAILED', `a commit took over ${this.#options.commitTimeoutMs} ms`))
+      })
+      try {
+        await segment.commit(puts)
+        watchdog.cancel()
+        this.#setFull(false)
+        // The watchdog may have given the disk up meanwhile: then nothing may be told.
+        return this.#mode === 'committing'
+      } catch (error) {
+        watchdog.cancel()
+        if (this.#mode !== 'committing') return false
+        if (!(error instanceof MqError && error.code === 'DISK_FULL')) {
+          this.#fail(asStorageError(error))
+          return false
+        }
+      }
+      // Nothing was written. The entries were decided and can't be taken back: they wait for room.
+      this.#setFull(true)
+      await new Promise<void>((resolve) => this.#clock.after(this.#options.fullRetryMs, resolve))
+      if (this.#mode !== 'committing') return false
+    }
+  }
+
+  #tell(group: readonly Queued[], segment: Segment): void {
+    const touched: PartitionLog[] = []
+    for (const { log, bytes, base, end } of group) {
+      this.#queuedBytes -= bytes.length
+      if (end < 0) continue
+      if (log.extents.at(-1)?.segment !== segment) log.extents.push({ segment, first: base })
+      if (log.told === log.durableEnd) touched.push(log)
+      log.durableEnd = end
+    }
+    for (const log of touched) {
+      log.told = log.durableEnd
+      log.onDurable(log.durableEnd)
+    }
+    if (this.#wasBacklogged && this.#queuedBytes <= this.#options.queuedBytesMax / 2) {
+      this.#wasBacklogged = false
+      this.#events.relieved()
+    }
+  }
+
+  /** Opens the next segment ahead of time, so that a roll waits for nothing. */
+  #prepareNext(): Promise<Segment> {
+    if (this.#next === null) {
+      const name = String(Number(this.currentSegment) + 1).padStart(8, '0')
+      this.#next = this.#store.open(name, { create: true })
+      // Whoever awaits it handles the error; until then it must not count as unhandled.
+      this.#next.catch(() => undefined)
+    }
+    return this.#next
+  }
+
+  async #roll(): Promise<boolean> {
+    for (;;) {
+      try {
+        const next = await this.#prepareNext()
+        this.#next = null
+        if (this.#mode !== 'committing') {
+          await next.close()
+          return false
+        }
+        this.#segments.push(next)
+        this.#events.rolled()
+        return true
+      } catch (error) {
+        this.#next = null
+        if (this.#mode !== 'committing') return false
+        if (!(error instanceof MqError && error.code === 'DISK_FULL')) {
+          this.#fail(asStorageError(error))
+          return false
+        }
+      }
+      this.#setFull(true)
+      await new Promise<void>((resolve) => this.#clock.after(this.#options.fullRetryMs, resolve))
+      if (this.#mode !== 'committing') return false
+    }
+  }
+
+  #setFull(full: boolean): void {
+    if (this.#full === full) return
+    this.#full = full
+    this.#events.full(full)
+  }
+
+  #fail(error: MqError): void {
+    if (this.#mode === 'failed' || this.#mode === 'closed') return
+    this.#mode = 'failed'
+    this.#events.failed(error)
+  }
+}
+
+const segmentName = /^\d{8}$/
+
+interface Extent {
+  segment: Segment
+  /** Base of this partition's first record there. */
+  first: Offset
+}
+
+/** One partition's view of the shared log. */
+export class PartitionLog {
+  readonly name: LogName
+  readonly endKey: Buffer
+  readonly checkpointKey: Buffer
+  /** Everything below is on disk. */
+  durableEnd: Offset = 0
+  /** @internal what `onDurable` said last */
+  told: Offset = 0
+  /** Where records are, ascending in both. */
+  readonly extents: Extent[] = []
+  /** Everything below `end` is on disk; called once a commit, with rising ends. */
+  onDurable: (end: Offset) => void = () => undefined
+  readonly #shared: SharedLog
+  #last: Entry | undefined
+
+  constructor(name: LogName, shared: SharedLog) {
+    this.name = name
+    this.#shared = shared
+    this.endKey = this.key(Number.MAX_SAFE_INTEGER)
+    this.checkpointKey = Buffer.concat([Uint8Array.of(checkpointPrefix), name.bytes])
+  }
+
+  /** To be made durable, in order. The bytes must not change until `onDurable` has passed `end`. */
+  append(entry: Uint8Array, base: Offset, end: Offset): void {
+    this.#shared.enqueue({ log: this, bytes: entry, base, end })
+  }
+
+  /** Stores the fold of everything appended so far. */
+  checkpoint(state: PartitionState): void {
+    const body = state.encode(this.#shared.currentSegment)
+    const bytes = Buffer.allocUnsafeSlow(4 + body.length)
+    bytes.writeUInt32BE(checkpointCrc(this.name, body), 0)
+    bytes.set(body, 4)
+    this.#shared.enqueue({ log: this, bytes, base: -1, end: -1 })
+  }
+
+  /**
+   * The entry that holds `offset`, which is below `durableEnd`, verified, in memory of its own.
+   * @throws CorruptEntry when it is not there as it was written
+   */
+  read(offset: Offset): Entry {
+    const last = this.#last
+    if (last !== undefined && offset >= last.base && offset < last.base + last.count) return last
+    const found = this.#segmentOf(offset)?.floor(this.key(offset))
+    if (found === undefined || !this.owns(found.key)) throw new CorruptEntry(`no record holds offset ${offset}`)
+    const value = asBuffer(found.value)
+    let at = 0
+    for (;;) {
+      if (at >= value.length) throw new CorruptEntry(`no entry holds offset ${offset}`)
+      const { base, count, length } = peekEntry(value, at)
+      if (offset >= base && offset < base + count) break
+      at += length
+    }
+    const entry = decodeEntry(this.name, Buffer.from(value.subarray(at, at + entryLength(value, at))), 0)
+    this.#last = entry
+    return entry
+  }
+
+  /** The end (exclusive) of the record around `offset`, or of the log: what a corrupt record may have held. */
+  recordEnd(offset: Offset): Offset {
+    const segment = this.#segmentOf(offset)
+    let end = this.durableEnd
+    for (const { first } of this.extents) if (first > offset) end = Math.min(end, first)
+    segment?.scan(this.key(offset + 1), this.endKey, (key) => {
+      end = Math.min(end, this.#baseOf(key))
+      return false
+    })
+    return end
+  }
+
+  /** Base of this partition's first record in a segment. */
+  firstBase(segment: Segment): Offset | undefined {
+    let first: Offset | undefined
+    segment.scan(this.key(0), this.endKey, (key) => {
+      first = this.#baseOf(key)
+      return false
+    })
+    return first
+  }
+
+  key(base: Offset): Buffer {
+    const key = Buffer.allocUnsafe(29)
+    key[0] = entryPrefix
+    key.set(this.name.bytes, 1)
+    writeU64(key, base, 21)
+    return key
+  }
+
+  owns(key: Uint8Array): boolean {
+    return key.length === 29 && key[0] === entryPrefix && Buffer.compare(key.subarray(1, 21), this.name.bytes) === 0
+  }
+
+  #baseOf(key: Uint8Array): Offset {
+    const bytes = asBuffer(key)
+    return bytes.readUInt32BE(21) * 0x1_0000_0000 + bytes.readUInt32BE(25)
+  }
+
+  #segmentOf(offset: Offset): Segment | undefined {
+    for (let i = this.extents.length - 1; i >= 0; i--) if (this.extents[i]!.first <= offset) return this.extents[i]!.segment
+    return undefined
+  }
+}
+
+const entryPrefix = 0x4c
+const checkpointPrefix = 0x43
+
+function checkpointCrc(name: LogName, body: Uint8Array): number {
+  return (crc32(body) ^ name.crc) >>> 0
+}
+
+function asBuffer(bytes: Uint8Array): Buffer {
+  return Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+}
+
+function asStorageError(error: unknown): MqError {
+  return error instanceof MqError ? error : new MqError('STORAGE_FAILED', `a commit failed: ${String(error)}`, { cause: error })
+}
+
+/** One put for each record; small neighbours of one partition share one. */
+function toPuts(group: readonly Queued[]): Put[] {
+  const puts: Put[] = []
+  const open = new Map<PartitionLog, { base: Offset; end: Offset; parts: Uint8Array[]; bytes: number }>()
+  const close = (log: PartitionLog): void => {
+    const record = open.get(log)
+    if (record === undefined) return
+    open.delete(log)
+    puts.push({ key: log.key(record.base), value: record.parts.length === 1 ? record.parts[0]! : Buffer.concat(record.parts) })
+  }
+  for (const { log, bytes, base, end } of group) {
+    if (end < 0) {
+      puts.push({ key: log.checkpointKey, value: bytes })
+      continue
+    }
+    const record = open.get(log)
+    if (record !== undefined) {
+      invariant(base === record.end, `appended ${base} where ${record.end} was next`)
+      if (bytes.length <= smallEntryBytes && record.bytes + bytes.length <= recordBytesMax) {
+        record.parts.push(bytes)
+        record.bytes += bytes.length
+        record.end = end
+        continue
+      }
+      close(log)
+    }
+    if (bytes.length <= smallEntryBytes) open.set(log, { base, end, parts: [bytes], bytes: bytes.length })
+    else puts.push({ key: log.key(base), value: bytes })
+  }
+  for (const log of [...open.keys()]) close(log)
+  return puts
+}
