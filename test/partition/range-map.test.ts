@@ -34,7 +34,7 @@ function runsOf(cells: Cells, start = 0, end = cells.length): Run[] {
 const flat = (runs: Run[], base = 0) =>
   runs.flatMap(({ start, end, value }) => [base + start, base + end, value])
 
-/** Throws when any accessor of the map differs from the cells, of which offset 0 is offset `base` of the map. */
+/** Throws when any accessor of the map differs from the cells. Their offset 0 is offset `base` of the map. */
 function compare(map: RangeMap, cells: Cells, base = 0): void {
   const same = (what: string, found: unknown, wanted: unknown, ...at: number[]) => {
     if (found === wanted) return
@@ -105,11 +105,11 @@ function randomFrom(seed: number): (below: number) => number {
 
 /** What the merge rule allows in chunks of 256: two neighbours hold more than 192 runs. */
 const chunksMax = (runs: number) => 1 + Math.ceil(runs / 96)
-/** A run is 24 bytes. An array is a quarter full or more, and two neighbours share 516 runs for more than 192. */
+/** A run is 24 bytes, an array at least a quarter full, and 516 runs of memory hold more than 192. */
 const bytesMax = (runs: number) => 8192 + runs * 24 * 2.7
 
 void t.test('exhaustive', async (t) => {
-  /** Compares after each operation of every sequence, which shares the work of sequences that begin alike. */
+  /** Compares after each operation of every sequence, and shares the work of those that begin alike. */
   function compareEverySequence(length: number, depth: number, chunkRunsMax: number): number {
     const ops = everyOp(length, [0, 1, 2])
     let compared = 0
@@ -135,7 +135,7 @@ void t.test('exhaustive', async (t) => {
   )
   t.equal(compareEverySequence(3, 4, 2), 18 + 18 ** 2 + 18 ** 3 + 18 ** 4, 'up to 4 operations on 3 offsets')
 
-  /** Goes on until no operation gives contents in a number of chunks not seen before: sequences of any length. */
+  /** Sequences of any length: goes on until no operation gives contents in an unseen number of chunks. */
   function compareEveryState(length: number, chunkRunsMax: number): Map<string, RangeMap> {
     const ops = everyOp(length, [0, 1, 2])
     const empty = new RangeMap({ chunkRunsMax })

@@ -106,7 +106,7 @@ void t.test('refuses', async (t) => {
 })
 
 void t.test('every order of pushing pops in the same order', async (t) => {
-  // 6 timers with two pairs of ties, in all 720 orders, popped at once and after every choice of what to keep.
+  // 6 timers with two ties, in all 720 orders, popped at once and after every choice of what to keep.
   const timers = [10, 20, 20, 30, 30, 40].map((dueMs, id) => ({ dueMs, id }))
   const permutations = (rest: Timer[]): Timer[][] =>
     rest.length === 0
