@@ -60,13 +60,16 @@ export class Queue {
     return this.partitions.reduce((sum, p) => sum + p.leader.state.live.size, 0)
   }
 
-  /** Answers now if anything is ready or nothing is to be waited for; else when something comes. */
-  receive(waiter: Waiter): void {
-    // Who came first is served first, even when a later receive would find something sooner.
-    const deliveries = this.#waiting.size === 0 || waiter.partition !== null ? this.#take(waiter) : []
+  /**
+   * Answers now if anything is ready or nothing is to be waited for; else when something comes.
+   * @returns true if the waiter waits
+   */
+  receive(waiter: Waiter): boolean {
+    // Among those who wait, who came first is served first: a newcomer that can wait takes its place in the line.
+    const deliveries = this.#waiting.size === 0 || waiter.waitMs === 0 ? this.#take(waiter) : []
     if (deliveries.length > 0 || waiter.waitMs === 0) {
       waiter.deliver(deliveries)
-      return
+      return false
     }
     const waiting: Waiting = { waiter, timer: null }
     this.#waiting.set(waiter, waiting)
@@ -75,6 +78,7 @@ export class Queue {
       waiter.deliver([])
     })
     if (this.#waiting.size > 1) this.ready()
+    return true
   }
 
   /** Gives a receive up. @returns false when it had its answer */

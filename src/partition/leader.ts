@@ -162,9 +162,17 @@ export class Leader<Ref> {
     this.#onceCommitted(undefined, undefined, ready)
   }
 
-  send(ref: Ref, event: SendEvent, now: Now): void {
+  /**
+   * @param refusal why a new batch can't be taken, if so. A retry of one that was accepted is answered all the same:
+   *   to refuse it would be to call a message failed that will be delivered.
+   */
+  send(ref: Ref, event: SendEvent, now: Now, refusal: MqError | null = null): void {
     const known = this.#admit(ref, event, event.crc)
     if (known === 'refused') return
+    if (known === 'new' && refusal !== null) {
+      this.#sink.reply(ref, { kind: 'refused', error: refusal })
+      return
+    }
     if (known !== 'new') {
       if (known.count === 0) {
         this.#refuse(ref, 'DUPLICATE_MISMATCH', `sequence ${event.sequence} was a settle before`)

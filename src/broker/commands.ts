@@ -1,0 +1,277 @@
+/** One short handler for each command. A handler answers exactly once, or throws the MqError that is the answer. */
+import type { RequestHandler } from '../frontend/listener.ts'
+import type { Request, Session } from '../frontend/session.ts'
+import { invariant, MqError } from '../errors.ts'
+import type { Reply } from '../partition/leader.ts'
+import { limits, type PartitionId, type QueueId } from '../types.ts'
+import { crcOf, largestMessageBytes, readBatch, validateAttributes } from '../wire/batch.ts'
+import type { ExtendRequest, LookupResult, ReceiveRequest, RequestId, SendRequest, SettleRequest } from '../wire/messages.ts'
+import { settleAction } from '../wire/messages.ts'
+import type { RunningBroker } from './broker.ts'
+import type { Partition, ReplyTo } from './partition.ts'
+import type { Queue, Waiter } from './queue.ts'
+import { checkQueueName, parseQueueOptions, sameOptions } from './queue-options.ts'
+import { similarNames } from './similar-names.ts'
+
+/** Long polls that may wait on one connection. */
+const longPollsMax = 256
+const supportedAttributes: ReadonlySet<string> = new Set(['headers'])
+const confirmCode = { replicas: 0, leader: 1, none: 2 } as const
+const storageCode = { disk: 0, memory: 1 } as const
+
+export class Commands implements RequestHandler {
+  readonly #broker: RunningBroker
+  /** Creations and deletions, one at a time. */
+  #admin: Promise<void> = Promise.resolve()
+  /** Receives that wait, and where; a session with none is not in it. */
+  readonly #longPolls = new Map<Session, Map<Waiter, Queue>>()
+
+  constructor(broker: RunningBroker) {
+    this.#broker = broker
+  }
+
+  handle(session: Session, request: Request, frame: Uint8Array, headroom: number): void {
+    switch (request.op) {
+      case 'send':
+        return this.#send(session, request, frame, headroom)
+      case 'receive':
+        return this.#receive(session, request)
+      case 'settle':
+        return this.#settle(session, request)
+      case 'extend':
+        return this.#extend(session, request)
+      case 'lookup':
+        return this.#ok(session, request.id, this.#lookup(request.name))
+      case 'createQueue':
+        return this.#exclusively(session, request.id, () => this.#createQueue(request.name, request.options))
+      case 'deleteQueue':
+        return this.#exclusively(session, request.id, () => this.#deleteQueue(request.name))
+      case 'describeQueue':
+        return this.#ok(session, request.id, this.#named(request.name).describe(this.#broker.nodeId))
+      case 'listQueues':
+        return this.#ok(session, request.id, this.#listQueues(request.after, request.limit))
+      case 'unsupported':
+        throw new MqError('UNSUPPORTED', `operation ${request.nr} is not built yet`)
+      case 'forbidden':
+        throw new MqError('FORBIDDEN', `operation ${request.nr} is between nodes only`)
+    }
+  }
+
+  /** Its deliveries are read again: queues on which it waits serve it. */
+  drained(session: Session): void {
+    for (const queue of new Set(this.#longPolls.get(session)?.values())) queue.ready()
+  }
+
+  #send(session: Session, request: SendRequest, frame: Uint8Array, headroom: number): void {
+    const queue = this.#byId(request.queueId)
+    const partition = this.#partition(queue, request.partition)
+    const { batch, count, crc, id } = request
+    if (crcOf(batch) !== crc) throw new MqError('CORRUPT_BATCH', 'the batch does not match its crc')
+    const view = readBatch(batch)
+    if (view.count !== count) {
+      throw new MqError('INVALID_FIELD', `count is ${count}, the batch holds ${view.count}`, { details: { field: 'count' } })
+    }
+    if (count > 1 && batch.length > limits.batchBytesMax) {
+      throw new MqError('INVALID_FIELD', `a batch of several messages has at most ${limits.batchBytesMax} bytes`, {
+        details: { field: 'batch' },
+      })
+    }
+    if (view.hasAttributes) validateAttributes(view, supportedAttributes)
+    const to: ReplyTo = {
+      answer: (reply) => {
+        if (reply.kind === 'refused') return session.refuse(id, reply.error)
+        invariant(reply.kind === 'sent', 'a send is answered as a send')
+        session.answer(id, {
+          op: 'sent',
+          id,
+          epoch: reply.epoch,
+          base: reply.base,
+          duplicate: reply.duplicate,
+          confirm: confirmCode[queue.options.confirm],
+          storage: storageCode[queue.options.storage],
+        })
+      },
+    }
+    const event = {
+      producerId: request.producerId,
+      producerEpoch: request.producerEpoch,
+      sequence: request.sequence,
+      opening: request.opening,
+      count,
+      crc,
+      batch,
+      headroom: headroom + batch.byteOffset - frame.byteOffset,
+    }
+    partition.leader.send(to, event, partition.now(), this.#whyNot(queue, largestMessageBytes(view)))
+  }
+
+  /** Why a batch that is new can't be taken. */
+  #whyNot(queue: Queue, largestBytes: number): MqError | null {
+    const { maxMessageBytes } = queue.options
+    if (largestBytes > maxMessageBytes) {
+      return new MqError('MESSAGE_TOO_LARGE', `a message has ${largestBytes} bytes, ${queue.name} takes ${maxMessageBytes}`, {
+        details: { bytes: largestBytes, maxMessageBytes },
+      })
+    }
+    if (this.#broker.log.isFull) return new MqError('DISK_FULL', 'the disk of the broker is full')
+    return null
+  }
+
+  #receive(session: Session, request: ReceiveRequest): void {
+    const queue = this.#byId(request.queueId)
+    if (request.partition !== null) this.#partition(queue, request.partition)
+    if (request.mode !== 0) throw new MqError('UNSUPPORTED', 'receiving at most once is not built yet')
+    if (!this.#broker.serving) throw new MqError('STOPPING', 'the broker is stopping')
+    const { id } = request
+    const waiting = this.#longPolls.get(session)
+    if (request.waitMs > 0 && waiting !== undefined && waiting.size >= longPollsMax) {
+      throw new MqError('THROTTLED', `${longPollsMax} long polls wait on this connection`)
+    }
+    const waiter: Waiter = {
+      partition: request.partition,
+      max: request.max,
+      maxBytes: request.maxBytes,
+      waitMs: request.waitMs,
+      visibilityTimeoutMs: request.visibilityTimeoutMs,
+      canTake: () => session.canTake,
+      deliver: (deliveries) => {
+        this.#waitsNoMore(session, waiter)
+        session.answerDelivered(id, deliveries)
+      },
+      refuse: (error) => {
+        this.#waitsNoMore(session, waiter)
+        session.refuse(id, error)
+      },
+    }
+    if (!queue.receive(waiter)) return
+    if (waiting === undefined) this.#longPolls.set(session, new Map([[waiter, queue]]))
+    else waiting.set(waiter, queue)
+    session.onCancel(id, () => {
+      // Given up by CANCEL or by the end of the connection; the answer of a closed session goes nowhere.
+      if (queue.cancel(waiter)) waiter.refuse(new MqError('CANCELLED', 'the receive was given up'))
+    })
+  }
+
+  #waitsNoMore(session: Session, waiter: Waiter): void {
+    const waiting = this.#longPolls.get(session)
+    if (waiting?.delete(waiter) && waiting.size === 0) this.#longPolls.delete(session)
+  }
+
+  #settle(session: Session, request: SettleRequest): void {
+    const partition = this.#partition(this.#byId(request.queueId), request.partition)
+    if (request.action !== settleAction.ack) throw new MqError('UNSUPPORTED', 'only ack is built yet')
+    if (request.outputs !== null) throw new MqError('UNSUPPORTED', 'outputs are not built yet')
+    if (request.options !== null) throw new MqError('UNSUPPORTED', 'options of a settle are not built yet')
+    partition.leader.settle(settledTo(session, request.id), request, partition.now())
+  }
+
+  #extend(session: Session, request: ExtendRequest): void {
+    const partition = this.#partition(this.#byId(request.queueId), request.partition)
+    partition.leader.extend(settledTo(session, request.id), request.items, request.extendMs, partition.now())
+    partition.rearm()
+  }
+
+  #lookup(name: string): LookupResult {
+    const queue = this.#named(name)
+    return {
+      queueId: queue.id,
+      name,
+      options: { ...queue.options },
+      partitions: queue.partitions.map(({ id, leader }) => ({
+        partition: id,
+        address: null,
+        epoch: leader.state.epoch,
+        logEnd: leader.state.logEnd,
+      })),
+    }
+  }
+
+  async #createQueue(name: string, given: Record<string, unknown>): Promise<null> {
+    checkQueueName(name)
+    const options = parseQueueOptions(given)
+    const existing = this.#broker.queues.get(name)
+    if (existing !== undefined) {
+      if (sameOptions(existing.optionsSet, options)) return null
+      throw new MqError('QUEUE_EXISTS', `queue ${name} exists with other options`, { details: { options: existing.options } })
+    }
+    const { maxQueues, maxPartitions } = this.#broker.options
+    if (this.#broker.queues.size >= maxQueues) throw new MqError('QUOTA_EXCEEDED', `there are ${maxQueues} queues already`)
+    let partitions = options.partitions ?? 1
+    for (const queue of this.#broker.queues.values()) partitions += queue.partitions.length
+    if (partitions > maxPartitions) throw new MqError('QUOTA_EXCEEDED', `there would be over ${maxPartitions} partitions`)
+    if (this.#broker.log.isFull) throw new MqError('DISK_FULL', 'the disk of the broker is full')
+    const epoch = await this.#broker.meta.drawEpoch()
+    const record = await this.#broker.meta.createQueue(name, options)
+    this.#broker.openQueue(record, epoch)
+    await this.#broker.log.flushed()
+    return null
+  }
+
+  async #deleteQueue(name: string): Promise<null> {
+    const queue = this.#named(name)
+    await this.#broker.meta.deleteQueue(name)
+    this.#broker.closeQueue(queue)
+    return null
+  }
+
+  #listQueues(after: string | null, limit: number): unknown[] {
+    const names = [...this.#broker.queues.keys()].filter((name) => after === null || name > after).sort()
+    return names.slice(0, limit).map((name) => {
+      const { options, messages } = this.#broker.queues.get(name)!
+      return { name, options, messages }
+    })
+  }
+
+  #ok(session: Session, id: RequestId, result: unknown): void {
+    session.answer(id, { op: 'ok', id, result })
+  }
+
+  /** Runs an administrative command after those before it, and answers with what it returns. */
+  #exclusively(session: Session, id: RequestId, run: () => Promise<unknown>): void {
+    this.#admin = this.#admin.then(async () => {
+      try {
+        if (!this.#broker.serving) throw new MqError('STOPPING', 'the broker is stopping')
+        this.#ok(session, id, await run())
+      } catch (error) {
+        if (!(error instanceof MqError)) this.#broker.fail(new MqError('INTERNAL', `a defect: ${String(error)}`))
+        else if (error.code === 'STORAGE_FAILED') this.#broker.fail(error)
+        else session.refuse(id, error)
+      }
+    })
+  }
+
+  #named(name: string): Queue {
+    checkQueueName(name)
+    const queue = this.#broker.queues.get(name)
+    if (queue !== undefined) return queue
+    const similar = similarNames(name, this.#broker.queues.keys())
+    const hint = similar.length === 0 ? '' : `; there is ${similar.join(', ')}`
+    throw new MqError('QUEUE_NOT_FOUND', `there is no queue ${name}${hint}`, { details: { similar } })
+  }
+
+  #byId(id: QueueId): Queue {
+    const queue = this.#broker.queuesById.get(id)
+    if (queue !== undefined) return queue
+    if (this.#broker.meta.wasDeleted(id)) throw new MqError('QUEUE_DELETED', 'the queue was deleted')
+    throw new MqError('QUEUE_NOT_FOUND', 'there is no queue with this id')
+  }
+
+  #partition(queue: Queue, id: PartitionId): Partition {
+    const partition = queue.partitions[id]
+    if (partition === undefined) {
+      throw new MqError('INVALID_FIELD', `partition ${id} of ${queue.partitions.length}`, { details: { field: 'partition' } })
+    }
+    if (partition.halted !== null) throw partition.halted
+    return partition
+  }
+}
+
+function settledTo(session: Session, id: RequestId): ReplyTo {
+  return {
+    answer(reply: Reply): void {
+      if (reply.kind === 'refused') return session.refuse(id, reply.error)
+      invariant(reply.kind === 'settled', 'a settle is answered as a settle')
+      session.answer(id, { op: 'settled', id, refused: reply.refused })
+    },
+  }
+}

@@ -1,0 +1,150 @@
+/** Accepts connections, within a bound, and keeps the table of sessions: one live session a client. */
+import type { Address, Env, Listener as NetworkListener, Socket } from '../env.ts'
+import { MqError } from '../errors.ts'
+import type { ProducerId } from '../types.ts'
+import { Session, type Request, type SessionHost } from './session.ts'
+
+/** The broker behind the listener. */
+export interface Backend {
+  readonly clusterId: string
+  readonly nodeId: string
+  readonly options: { readonly heartbeatMs: number; readonly maxConnections: number }
+  readonly logger: {
+    debug(fields: object, message: string): void
+    info(fields: object, message: string): void
+    warn(fields: object, message: string): void
+  }
+  readonly log: { readonly backlogged: boolean }
+  fail(error: MqError): void
+}
+
+/** Carries requests out. */
+export interface RequestHandler {
+  handle(session: Session, request: Request, frame: Uint8Array, headroom: number): void
+  drained(session: Session): void
+}
+
+export class Listener implements SessionHost {
+  readonly #backend: Backend
+  readonly #handler: RequestHandler
+  readonly #env: Env
+  #listener!: NetworkListener
+  readonly #sessions = new Set<Session>()
+  readonly #byClient = new Map<ProducerId, Session>()
+  #accepting = true
+  #whenEmpty: (() => void) | null = null
+
+  private constructor(env: Env, backend: Backend, handler: RequestHandler) {
+    this.#env = env
+    this.#backend = backend
+    this.#handler = handler
+  }
+
+  static async open(env: Env, address: Address, backend: Backend, handler: RequestHandler): Promise<Listener> {
+    const self = new Listener(env, backend, handler)
+    self.#listener = await env.network.listen(address, (socket) => self.#accept(socket))
+    return self
+  }
+
+  get address(): Address {
+    return this.#listener.address
+  }
+
+  get connections(): number {
+    return this.#sessions.size
+  }
+
+  get clusterId(): string {
+    return this.#backend.clusterId
+  }
+
+  get nodeId(): string {
+    return this.#backend.nodeId
+  }
+
+  get heartbeatMs(): number {
+    return this.#backend.options.heartbeatMs
+  }
+
+  get backlogged(): boolean {
+    return this.#backend.log.backlogged
+  }
+
+  handle(session: Session, request: Request, frame: Uint8Array, headroom: number): void {
+    this.#handler.handle(session, request, frame, headroom)
+  }
+
+  drained(session: Session): void {
+    this.#handler.drained(session)
+  }
+
+  broken(error: unknown): void {
+    this.#backend.fail(new MqError('INTERNAL', `a defect: ${String(error instanceof Error ? error.stack : error)}`))
+  }
+
+  /** The log has caught up: sessions read on. */
+  relieved(): void {
+    for (const session of this.#sessions) session.updateFlow()
+  }
+
+  opened(session: Session): boolean {
+    const older = this.#byClient.get(session.clientId)
+    if (older !== undefined) {
+      if (older.number >= session.number) return false
+      // Its frames that are still on the way would otherwise pass for new ones behind their own retries.
+      older.close(new MqError('SESSION_REPLACED', 'the client has connected again'))
+    }
+    this.#byClient.set(session.clientId, session)
+    this.#backend.logger.debug({ remote: session.remote, client: session.clientName }, 'connected')
+    return true
+  }
+
+  closed(session: Session, error: MqError | undefined): void {
+    this.#sessions.delete(session)
+    if (this.#byClient.get(session.clientId) === session) this.#byClient.delete(session.clientId)
+    if (error !== undefined) {
+      this.#backend.logger.warn(
+        { remote: session.remote, client: session.clientName, code: error.code, reason: error.message },
+        'connection ended by an error',
+      )
+    }
+    if (this.#sessions.size === 0) this.#whenEmpty?.()
+  }
+
+  /** No new connections; those that are open are told. */
+  async stopAccepting(): Promise<void> {
+    this.#accepting = false
+    await this.#listener.close()
+    for (const session of this.#sessions) session.goAway('stopping')
+  }
+
+  /** Sends what was answered and ends every connection; those that do not read are cut after a second. */
+  async close(): Promise<void> {
+    this.#accepting = false
+    await this.#listener.close()
+    if (this.#sessions.size === 0) return
+    const empty = new Promise<void>((resolve) => (this.#whenEmpty = resolve))
+    for (const session of [...this.#sessions]) session.end()
+    const timer = this.#env.clock.after(1000, () => this.destroy())
+    await empty
+    timer.cancel()
+  }
+
+  /** Cuts every connection: nothing more is said. */
+  destroy(): void {
+    this.#accepting = false
+    void this.#listener.close()
+    for (const session of [...this.#sessions]) session.destroy()
+  }
+
+  #accept(socket: Socket): void {
+    const session = new Session(socket, this.#env.clock, this)
+    this.#sessions.add(session)
+    if (!this.#accepting) session.close(new MqError('STOPPING', 'the broker is stopping'))
+    else if (this.#sessions.size > this.#backend.options.maxConnections) {
+      session.close(
+        new MqError('TOO_MANY_CONNECTIONS', `over ${this.#backend.options.maxConnections} connections are open`),
+      )
+    }
+  }
+}

@@ -1,0 +1,260 @@
+/**
+ * One client's connection, as the broker sees it: handshake, requests in flight, back pressure, answers.
+ *
+ *   accepted → HELLO (or HANDSHAKE_TIMEOUT) → HELLO_OK → requests, pipelined → end
+ *
+ * The session stops reading when too much is unanswered, when its answers are not read, or when the log is behind;
+ * it reads on when that is over. Nothing of a client's is queued without a bound.
+ */
+import type { Clock, Socket } from '../env.ts'
+import { errorTable, MqError } from '../errors.ts'
+import { limits, type ProducerId } from '../types.ts'
+import { decodeClientFrame, encodeDelivered, encodeServerFrame, RequestError } from '../wire/codec.ts'
+import { Connection } from '../wire/connection.ts'
+import { protocolVersion, type ClientFrame, type Delivery, type Hello, type RequestId, type ServerFrame } from '../wire/messages.ts'
+
+/** Requests in flight on one connection; past it the session reads no further. */
+const inFlightMax = 1024
+/** Answers that wait to be read by the client; past it the session neither reads nor delivers. */
+const unreadBytesMax = 4 << 20
+/** Past this the client is cut off: it asked for more than it reads. */
+const unreadBytesCap = 64 << 20
+
+export type Request = Exclude<ClientFrame, Hello | { op: 'heartbeat' } | { op: 'cancel' }>
+
+/** What sessions need of the broker behind them. */
+export interface SessionHost {
+  readonly clusterId: string
+  readonly nodeId: string
+  readonly heartbeatMs: number
+  /** The log is so far behind that nothing more should be read. */
+  readonly backlogged: boolean
+  /** The handshake is done: older sessions of the same client end. @returns false when a newer one is here */
+  opened(session: Session): boolean
+  closed(session: Session, error: MqError | undefined): void
+  /**
+   * Carries a request out and answers it by `session.answer` or `session.refuse`, now or later, exactly once.
+   * @param headroom bytes before the frame's first that may be overwritten
+   */
+  handle(session: Session, request: Request, frame: Uint8Array, headroom: number): void
+  /** The session takes deliveries again. */
+  drained(session: Session): void
+  /** A defect of ours: nothing may go on. */
+  broken(error: unknown): void
+}
+
+export class Session {
+  clientId: ProducerId = ''
+  /** Counts the client's connections. */
+  number = 0
+  clientName = ''
+  readonly #host: SessionHost
+  readonly #connection: Connection
+  readonly #clock: Clock
+  readonly remote: string
+  /** Requests without an answer; a function gives the request up. */
+  readonly #inFlight = new Map<RequestId, (() => void) | null>()
+  #mode: 'handshake' | 'open' | 'closed' = 'handshake'
+  #paused = false
+
+  constructor(socket: Socket, clock: Clock, host: SessionHost) {
+    this.#host = host
+    this.#clock = clock
+    this.remote = socket.remote
+    this.#connection = new Connection(socket, {
+      clock,
+      role: 'server',
+      heartbeatMs: host.heartbeatMs,
+      frameBytesMax: limits.handshakeBytesMax,
+      onFrame: (bytes, headroom) => this.#onFrame(bytes, headroom),
+      onClose: (error) => this.#onClose(error),
+      onDrain: () => {
+        this.updateFlow()
+        if (this.canTake) this.#host.drained(this)
+      },
+    })
+  }
+
+  get open(): boolean {
+    return this.#mode === 'open'
+  }
+
+  /** Its answers are being read. */
+  get canTake(): boolean {
+    return this.#mode === 'open' && this.#connection.bufferedBytes < unreadBytesMax
+  }
+
+  get inFlight(): number {
+    return this.#inFlight.size
+  }
+
+  /** Lets CANCEL give request `id` up. `giveUp` answers it. */
+  onCancel(id: RequestId, giveUp: () => void): void {
+    if (this.#inFlight.has(id)) this.#inFlight.set(id, giveUp)
+  }
+
+  answer(id: RequestId, frame: ServerFrame): void {
+    if (!this.#settle(id)) return
+    this.#connection.send(encodeServerFrame(frame))
+    this.#sent()
+  }
+
+  answerDelivered(id: RequestId, deliveries: Delivery[]): void {
+    if (!this.#settle(id)) return
+    this.#connection.send(...encodeDelivered({ op: 'delivered', id, deliveries }))
+    this.#sent()
+  }
+
+  refuse(id: RequestId, error: MqError): void {
+    this.answer(id, errorFrame(id, error))
+    if (errorTable[error.code].closes) this.close(error)
+  }
+
+  /** Tells the client that the broker stops; answers under way still come. */
+  goAway(reason: string): void {
+    if (this.#mode === 'open') this.#connection.send(encodeServerFrame({ op: 'goAway', reason }))
+  }
+
+  /** Says why, then ends. */
+  close(error: MqError): void {
+    if (this.#mode !== 'closed') this.#connection.closeWith(error)
+  }
+
+  /** Sends what was answered, then ends. */
+  end(): void {
+    if (this.#mode !== 'closed') this.#connection.end()
+  }
+
+  /** Ends at once; what was not sent is lost. */
+  destroy(): void {
+    if (this.#mode !== 'closed') this.#connection.destroy()
+  }
+
+  /** Reads on, or stops, as the bounds say. */
+  updateFlow(): void {
+    if (this.#mode === 'closed') return
+    const full =
+      this.#inFlight.size >= inFlightMax ||
+      this.#connection.bufferedBytes >= unreadBytesMax ||
+      this.#host.backlogged
+    if (full === this.#paused) return
+    this.#paused = full
+    if (full) this.#connection.pause()
+    else this.#connection.resume()
+  }
+
+  #settle(id: RequestId): boolean {
+    return this.#inFlight.delete(id) && this.#mode === 'open'
+  }
+
+  #sent(): void {
+    if (this.#connection.bufferedBytes > unreadBytesCap) {
+      this.close(new MqError('SLOW_CONSUMER', `over ${unreadBytesCap} bytes of answers wait to be read`))
+    } else if (this.#paused) this.updateFlow()
+  }
+
+  #onFrame(bytes: Uint8Array, headroom: number): void {
+    if (this.#mode === 'closed') return
+    let frame: ClientFrame
+    try {
+      frame = decodeClientFrame(bytes)
+    } catch (error) {
+      if (!(error instanceof RequestError)) throw error
+      if (this.#mode === 'handshake') throw error.error
+      this.#begin(error.id)
+      this.refuse(error.id, error.error)
+      return
+    }
+    if (this.#mode === 'handshake') {
+      if (frame.op !== 'hello') throw new MqError('UNAUTHENTICATED', 'the first frame must be HELLO')
+      this.#hello(frame)
+      return
+    }
+    switch (frame.op) {
+      case 'hello':
+        throw new MqError('BAD_FRAME', 'HELLO comes once')
+      case 'heartbeat':
+        return
+      case 'cancel': {
+        this.#inFlight.get(frame.id)?.()
+        return
+      }
+      default:
+        this.#begin(frame.id)
+        try {
+          this.#host.handle(this, frame, bytes, headroom)
+        } catch (error) {
+          if (error instanceof MqError) this.refuse(frame.id, error)
+          else this.#host.broken(error)
+        }
+        this.updateFlow()
+    }
+  }
+
+  #begin(id: RequestId): void {
+    if (this.#inFlight.has(id)) throw new MqError('DUPLICATE_REQUEST_ID', `request id ${id} is in flight`)
+    this.#inFlight.set(id, null)
+  }
+
+  #hello(hello: Hello): void {
+    const version = Math.min(hello.maxVersion, protocolVersion.max)
+    if (version < Math.max(hello.minVersion, protocolVersion.min)) {
+      throw new MqError(
+        'UNSUPPORTED_VERSION',
+        `the client speaks ${hello.minVersion}–${hello.maxVersion}, this broker ${protocolVersion.min}–${protocolVersion.max}`,
+        { details: { ...protocolVersion } },
+      )
+    }
+    if (hello.credentials !== null) {
+      throw new MqError('AUTH_FAILED', 'this broker has no users: connect without credentials')
+    }
+    this.clientId = hello.clientId
+    this.number = hello.session
+    this.clientName = hello.name
+    if (!this.#host.opened(this)) {
+      throw new MqError('SESSION_REPLACED', 'a newer connection of this client is open')
+    }
+    this.#mode = 'open'
+    this.#connection.handshakeDone({ frameBytesMax: limits.frameBytesMax })
+    const { batchBytesMax, batchMessagesMax, receiveMessagesMax, receiveBytesMax, unansweredMax } = limits
+    this.#connection.send(
+      encodeServerFrame({
+        op: 'helloOk',
+        version,
+        clusterId: this.#host.clusterId,
+        nodeId: this.#host.nodeId,
+        limits: {
+          frameBytesMax: limits.frameBytesMax,
+          batchBytesMax,
+          batchMessagesMax,
+          receiveMessagesMax,
+          receiveBytesMax,
+          unansweredMax,
+          heartbeatMs: this.#host.heartbeatMs,
+        },
+        features: {},
+      }),
+    )
+  }
+
+  #onClose(error: MqError | undefined): void {
+    if (this.#mode === 'closed') return
+    this.#mode = 'closed'
+    // Long polls are given up; what was appended goes its way, and its answer finds nobody.
+    const waiting = [...this.#inFlight.values()]
+    this.#inFlight.clear()
+    for (const giveUp of waiting) giveUp?.()
+    this.#host.closed(this, error)
+  }
+}
+
+function errorFrame(id: RequestId, error: MqError): ServerFrame {
+  return {
+    op: 'error',
+    id,
+    code: error.code,
+    message: error.message,
+    retryable: error.retryable,
+    details: error.details === undefined ? null : { ...error.details },
+  }
+}
