@@ -1,11 +1,17 @@
 #!/usr/bin/env node
-import { existsSync } from 'node:fs'
+// CommonJS, by the package.json beside it: libuv reads the size of its thread pool when the pool is first used, and
+// loading an ES module is such a use. Here nothing has run yet. Eight, because name look-ups, log lines and the
+// store's calls share the pool with each other, and the default of four lets one slow disk hold up the rest.
+process.env.UV_THREADPOOL_SIZE ||= '8'
 
-const entry = new URL('../dist/cli/main.js', import.meta.url)
+const { existsSync } = require('node:fs')
+const { join } = require('node:path')
+const { pathToFileURL } = require('node:url')
+
+const entry = join(__dirname, '..', 'dist', 'cli', 'main.js')
 
 if (existsSync(entry)) {
-  const { main } = await import(entry.href)
-  await main(process.argv)
+  import(pathToFileURL(entry).href).then(({ main }) => main(process.argv))
 } else {
   console.error('mq-broker is not built yet: run `npm run build`')
   process.exitCode = 1

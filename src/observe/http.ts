@@ -1,0 +1,110 @@
+/** The HTTP port: whether the process lives and whether it serves, for load balancers and service managers. */
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { Address } from '../env.ts'
+import { MqError } from '../errors.ts'
+import { formatAddress } from '../units.ts'
+
+/** Probes are few and short; whoever wants more of this port waits. */
+const connectionsMax = 64
+const headerBytesMax = 8 << 10
+const headersMs = 5000
+const requestMs = 10_000
+const idleMs = 5000
+
+export interface HttpOptions {
+  readonly address: Address
+  /** Why requests cannot be served now; empty when they can. */
+  readonly readiness: () => readonly string[]
+}
+
+export interface HttpServer {
+  /** Where it really listens: a port of 0 is resolved. */
+  readonly address: Address
+  /** Ends all connections. Idempotent. */
+  close(): Promise<void>
+}
+
+/** @throws MqError ADDRESS_IN_USE, ADDRESS_NOT_AVAILABLE */
+export async function startHttp({ address, readiness }: HttpOptions): Promise<HttpServer> {
+  const server = createServer(
+    {
+      maxHeaderSize: headerBytesMax,
+      headersTimeout: headersMs,
+      requestTimeout: requestMs,
+      keepAliveTimeout: idleMs,
+      connectionsCheckingInterval: 1000,
+    },
+    (request, response) => answer(request, response, readiness),
+  )
+  server.maxConnections = connectionsMax
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (error) => reject(listenError(error, address)))
+    server.listen({ host: address.host, port: address.port }, () => {
+      server.removeAllListeners('error')
+      // A connection that could not be accepted (no descriptor left) is its client's trouble, not the server's.
+      server.on('error', () => {})
+      resolve()
+    })
+  })
+  const bound = server.address()
+  const port = typeof bound === 'object' && bound !== null ? bound.port : address.port
+  return {
+    address: { host: address.host, port },
+    close: () =>
+      new Promise((resolve) => {
+        server.close(() => resolve())
+        server.closeAllConnections()
+      }),
+  }
+}
+
+function answer(
+  request: IncomingMessage,
+  response: ServerResponse,
+  readiness: () => readonly string[],
+): void {
+  if (request.method !== 'GET' && request.method !== 'HEAD') {
+    response.setHeader('allow', 'GET, HEAD')
+    return reply(response, 405, 'Only GET and HEAD are answered here.\n')
+  }
+  const path = (request.url ?? '').split('?', 1)[0] ?? ''
+  switch (path) {
+    case '/healthz':
+      return reply(response, 200, 'ok\n')
+    case '/readyz': {
+      const reasons = readiness()
+      return reply(response, reasons.length === 0 ? 200 : 503, { ready: reasons.length === 0, reasons })
+    }
+    default:
+      return reply(response, 404, 'There is nothing here; see /healthz and /readyz.\n')
+  }
+}
+
+function reply(response: ServerResponse, status: number, body: string | object): void {
+  const isText = typeof body === 'string'
+  const bytes = Buffer.from(isText ? body : `${JSON.stringify(body)}\n`)
+  response.writeHead(status, {
+    'content-type': isText ? 'text/plain; charset=utf-8' : 'application/json',
+    'content-length': bytes.length,
+    'cache-control': 'no-store',
+    'x-content-type-options': 'nosniff',
+  })
+  // Node leaves the body away for HEAD.
+  response.end(bytes)
+}
+
+function listenError(error: NodeJS.ErrnoException, address: Address): Error {
+  const where = formatAddress(address)
+  switch (error.code ?? '') {
+    case 'EADDRINUSE':
+      return new MqError('ADDRESS_IN_USE', `${where} (HTTP) is in use`, { cause: error })
+    case 'EADDRNOTAVAIL':
+    case 'EAFNOSUPPORT':
+    case 'ENOTFOUND':
+      return new MqError('ADDRESS_NOT_AVAILABLE', `this machine has no address ${where}`, { cause: error })
+    case 'EACCES':
+      return new MqError('ADDRESS_NOT_AVAILABLE', `no permission to listen on ${where}`, { cause: error })
+    default:
+      return error
+  }
+}
