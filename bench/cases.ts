@@ -1,0 +1,66 @@
+/** What is measured: the workloads of the project's performance page, and the limits they are compared with. */
+import type { BenchArgs } from './args.ts'
+
+export interface Case {
+  readonly name: string
+  readonly kind: 'raw' | 'rawOneByOne' | 'generate' | 'w1' | 'w2' | 'w4'
+  readonly bodyBytes: number
+  /** Messages of one `sendBatch`, or of one raw blob; null: each by itself. */
+  readonly batch: number | null
+  /** Messages not yet confirmed at most: what is tried. */
+  readonly windows: readonly number[]
+  /** Name of the case that its rate is compared with. */
+  readonly against: string | null
+}
+
+/** Blobs in flight in raw lmdb. */
+const rawInFlight = 16
+
+/** About 50 to 100 KiB: what a client's own batching comes to, and what raw lmdb is measured with. */
+export function batchOf(bodyBytes: number): number {
+  return Math.max(1, Math.min(500, Math.round(102_400 / bodyBytes)))
+}
+
+export function chooseCases({ workloads, sizesBytes, windows }: BenchArgs): Case[] {
+  const cases: Case[] = []
+  for (const bodyBytes of sizesBytes) {
+    const size = sizeName(bodyBytes)
+    const batch = batchOf(bodyBytes)
+    const raw = `raw lmdb ${batch} × ${size}`
+    const streams = workloads.filter((workload) => workload !== 'w4')
+    if (streams.length > 0) {
+      cases.push(
+        { name: raw, kind: 'raw', bodyBytes, batch, windows: [rawInFlight * batch], against: null },
+        {
+          name: `generator ${size}`,
+          kind: 'generate',
+          bodyBytes,
+          batch: null,
+          windows: [1000],
+          against: raw,
+        },
+      )
+    }
+    for (const kind of streams) {
+      const name = `${kind.toUpperCase()} ${size}`
+      // Batches in flight, not messages, are what a window of batches bounds: few, and twice as many.
+      const batchWindows = [rawInFlight * batch, 3 * rawInFlight * batch]
+      cases.push(
+        { name: `${name} send`, kind, bodyBytes, batch: null, windows, against: raw },
+        { name: `${name} sendBatch`, kind, bodyBytes, batch, windows: batchWindows, against: raw },
+      )
+    }
+    if (workloads.includes('w4') && bodyBytes === sizesBytes[0]) {
+      const raw = `raw lmdb one put at a time ${size}`
+      cases.push(
+        { name: raw, kind: 'rawOneByOne', bodyBytes, batch: null, windows: [1], against: null },
+        { name: `W4 ${size}`, kind: 'w4', bodyBytes, batch: null, windows: [1], against: raw },
+      )
+    }
+  }
+  return cases
+}
+
+export function sizeName(bytes: number): string {
+  return bytes % 1024 === 0 ? `${bytes / 1024} KiB` : `${bytes} B`
+}

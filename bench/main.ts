@@ -1,0 +1,113 @@
+/**
+ * The bench. Broker, producer and consumer are processes of their own on this machine; raw lmdb and the load
+ * generator alone are measured in between, so that what the machine does that day divides out.
+ *
+ *   memory is touched once → each case tries its windows briefly → repeat × every case in turn → medians
+ */
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { parseBenchArgs, usage, type BenchArgs } from './args.ts'
+import { bodyBytesMin } from './bodies.ts'
+import { buildCommandIfStale, projectRoot } from './broker-process.ts'
+import { batchOf, chooseCases, type Case } from './cases.ts'
+import { measure, type Run } from './measure.ts'
+import { availableMemoryBytes, describeMachine } from './proc.ts'
+import { topOfProfiles } from './profile.ts'
+import { renderReport, settingsOf, summarize, type Report } from './report.ts'
+import { Worker } from './steps.ts'
+import type { WarmSteps } from './warm.ts'
+
+const warmedBytesMax = 8 * 2 ** 30
+
+async function bench(args: BenchArgs): Promise<void> {
+  buildCommandIfStale()
+  const startedAt = new Date().toISOString()
+  const dir = makeDataDir(args.dir ?? tmpdir())
+  const warmMs = Math.min(1000, args.durationMs / 3)
+  const warmedBytes = args.quick ? 0 : await touchMemory()
+  const cases = chooseCases(args)
+
+  const trialMs = args.durationMs / 4
+  const windows = new Map<Case, number>()
+  for (const what of cases) {
+    let best = 0
+    for (const window of what.windows) {
+      if (what.windows.length === 1) windows.set(what, window)
+      else {
+        const run = await measure(what, { dir, durationMs: trialMs, warmMs, window, profileDir: undefined })
+        say(run, 'trial')
+        if (run.perSecond > best) {
+          best = run.perSecond
+          windows.set(what, window)
+        }
+      }
+    }
+  }
+
+  const runs: Run[] = []
+  for (let round = 1; round <= args.repeat; round++) {
+    for (const what of cases) {
+      const profileDir = args.profileDir === undefined ? undefined : join(args.profileDir, `run-${round}`)
+      const window = windows.get(what)!
+      const run = await measure(what, { dir, durationMs: args.durationMs, warmMs, window, profileDir })
+      runs.push(run)
+      say(run, `${round}/${args.repeat}`)
+    }
+  }
+
+  const report: Report = {
+    machine: describeMachine(),
+    startedAt,
+    settings: settingsOf({ ...args, warmMs, warmedBytes, batches: args.sizesBytes.map(batchOf) }),
+    rows: summarize(cases, runs),
+    runs,
+  }
+  console.log(`\n${renderReport(report)}`)
+  const results = join(projectRoot(), 'bench', 'results', 'tmp')
+  mkdirSync(results, { recursive: true })
+  const json = `${JSON.stringify(report, null, 2)}\n`
+  writeFileSync(join(results, `${startedAt.replaceAll(':', '-')}.json`), json)
+  if (args.jsonFile !== undefined) writeFileSync(args.jsonFile, json)
+  if (args.profileDir !== undefined) console.log(topOfProfiles(args.profileDir).join('\n'))
+}
+
+/** Gone with this process, however it ends in order. */
+function makeDataDir(parent: string): string {
+  mkdirSync(parent, { recursive: true })
+  const dir = mkdtempSync(join(parent, 'mq-bench-'))
+  process.once('exit', () => rmSync(dir, { recursive: true, force: true }))
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1))
+  return dir
+}
+
+async function touchMemory(): Promise<number> {
+  const worker = new Worker<WarmSteps>('warm')
+  try {
+    const bytes = Math.min(warmedBytesMax, availableMemoryBytes() / 2)
+    return await worker.call('touch', { bytes }, 120_000)
+  } finally {
+    await worker.stop()
+  }
+}
+
+/** How it goes, on stderr: stdout is for the table. */
+function say(run: Run, which: string): void {
+  const rate = Math.round(run.perSecond).toLocaleString('en-US')
+  const cpu = run.brokerCpu === null ? '' : `, ${run.brokerCpu.toFixed(2)} CPU s/M`
+  const others = `others ${Math.round(run.othersShare * 100)}%`
+  console.error(`${which}  ${run.case}, window ${run.window}: ${rate}/s${cpu}, ${others}`)
+}
+
+try {
+  const args = parseBenchArgs(process.argv.slice(2))
+  if (args === 'help') console.log(usage)
+  else if (args.sizesBytes.some((bytes) => bytes < bodyBytesMin)) {
+    throw new Error(`--size: a body has at least ${bodyBytesMin} bytes`)
+  } else await bench(args)
+} catch (error) {
+  console.error(`bench: ${error instanceof Error ? error.message : String(error)}`)
+  process.exitCode = 1
+}
+// Whatever still holds the loop open is ours to end: children go with this process.
+process.exit()
