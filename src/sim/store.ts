@@ -1,0 +1,430 @@
+/**
+ * A simulated disk. It lies outside of any process: each process that is started on it sees it through an
+ * `AttachedStore`, and a crash takes only what was not finished.
+ *
+ * It is stricter than LMDB, so that code which would corrupt data there fails here: changing bytes that a commit still
+ * reads, or two commits at once, is an InvariantError; bytes kept beyond their time turn to garbage.
+ */
+import type { Put, Segment, Store } from '../env.ts'
+import { keyBytesMax } from '../env.ts'
+import { invariant, InvariantError, MqError } from '../errors.ts'
+import { displacedCopy, hashBytes, mix, poison } from './bytes.ts'
+import { SimEvent, type SimHost } from './events.ts'
+import { noFaults } from './faults.ts'
+import { SeededRandom } from './random.ts'
+
+/** What an entry takes beside its key and value. */
+const entryOverheadBytes = 16
+
+export interface SimStoreOptions {
+  /** Commits that would make the store larger than this reject with DISK_FULL. Default: no limit. */
+  readonly capacityBytes?: number
+}
+
+/** What the next commit meets, whatever the chances are. */
+export type CommitFate = 'good' | 'storage-failed' | 'disk-full' | 'stuck'
+
+/**
+ * Durable state. As a `Store` it serves code that needs no process: commits are done a promise callback later. In a
+ * world, `world.process(name, store)` attaches it.
+ */
+export class SimStore implements Store {
+  capacityBytes: number
+  /** No room at all: commits and new segments reject with DISK_FULL. */
+  full = false
+  /** The directory cannot be written: `lock` rejects. */
+  readOnly = false
+  /** Overrides the chances for one commit. */
+  nextCommit: CommitFate | undefined
+  /** Durable commits so far. */
+  commits = 0
+
+  readonly #segments = new Map<string, SegmentData>()
+  readonly #own: AttachedStore
+  #holder: AttachedStore | undefined
+
+  constructor(options: SimStoreOptions = {}) {
+    this.capacityBytes = options.capacityBytes ?? Infinity
+    this.#own = this.attach()
+  }
+
+  /** The store as one process sees it; without one, as a user of its own who never crashes. */
+  attach(host: SimHost = new Bystander()): AttachedStore {
+    return new AttachedStore(host, {
+      store: this,
+      segments: this.#segments,
+      holder: () => this.#holder,
+      hold: (holder) => {
+        this.#holder = holder
+      },
+    })
+  }
+
+  /** Bytes in use in all segments. */
+  get usedBytes(): number {
+    let bytes = 0
+    for (const segment of this.#segments.values()) bytes += segment.usedBytes
+    return bytes
+  }
+
+  /** Flips one bit of one stored value, as a failing disk does, and tells which. Undefined when nothing is stored. */
+  rot(random: SeededRandom): { readonly segment: string; readonly key: Uint8Array } | undefined {
+    const rotten = [...this.#segments].filter(([, data]) => data.values.some((value) => value.byteLength > 0))
+    if (rotten.length === 0) return undefined
+    const [segment, data] = random.pick(rotten)
+    const places = data.values.flatMap((value, place) => (value.byteLength > 0 ? [place] : []))
+    const place = random.pick(places)
+    const value = data.values[place] as Uint8Array
+    const at = random.int(value.byteLength)
+    value[at] = (value[at] as number) ^ (1 << random.int(8))
+    return { segment, key: Buffer.from(data.keys[place] as string, 'latin1') }
+  }
+
+  lock(): Promise<void> {
+    return this.#own.lock()
+  }
+
+  list(): Promise<string[]> {
+    return this.#own.list()
+  }
+
+  open(name: string, options: { readonly create: boolean }): Promise<Segment> {
+    return this.#own.open(name, options)
+  }
+
+  remove(name: string): Promise<void> {
+    return this.#own.remove(name)
+  }
+
+  close(): Promise<void> {
+    return this.#own.close()
+  }
+}
+
+/** What is on disk of one segment. Keys as latin1 text compare like their bytes. */
+class SegmentData {
+  readonly keys: string[] = []
+  readonly values: Uint8Array[] = []
+  usedBytes = 0
+
+  /** The place of the first key that is ≥ `key`. */
+  place(key: string): number {
+    const { keys } = this
+    // Logs grow at the end.
+    const last = keys.at(-1)
+    if (last === undefined || last < key) return keys.length
+    let low = 0
+    let high = keys.length - 1
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if ((keys[middle] as string) < key) low = middle + 1
+      else high = middle
+    }
+    return low
+  }
+
+  put(key: string, value: Uint8Array): void {
+    const place = this.place(key)
+    const old = this.keys[place] === key ? this.values[place] : undefined
+    if (old === undefined) {
+      this.keys.splice(place, 0, key)
+      this.values.splice(place, 0, value)
+      this.usedBytes += key.length + value.byteLength + entryOverheadBytes
+    } else {
+      this.values[place] = value
+      this.usedBytes += value.byteLength - old.byteLength
+    }
+  }
+}
+
+interface StoreLinks {
+  readonly store: SimStore
+  readonly segments: Map<string, SegmentData>
+  holder(): AttachedStore | undefined
+  hold(holder: AttachedStore | undefined): void
+}
+
+/** Something on its way to the disk. When a crash comes first, it is there wholly or not at all. */
+interface Effect {
+  apply(): void
+}
+
+/** A `SimStore` as one process sees it. */
+export class AttachedStore implements Store {
+  readonly host: SimHost
+  readonly links: StoreLinks
+  readonly random: SeededRandom
+  readonly #open = new Map<string, OpenSegment>()
+  readonly #effects = new Set<Effect>()
+
+  constructor(host: SimHost, links: StoreLinks) {
+    this.host = host
+    this.links = links
+    this.random = host.random.fork('disk')
+  }
+
+  async lock(): Promise<void> {
+    if (!this.host.alive) return never()
+    if (this.links.store.readOnly) {
+      throw new MqError('DATA_DIR_NOT_WRITABLE', 'the simulated data directory cannot be written')
+    }
+    if (this.links.holder() !== undefined) {
+      throw new MqError(
+        'DATA_DIR_LOCKED',
+        `the simulated data directory is used by ${this.links.holder()?.host.name}`,
+      )
+    }
+    this.links.hold(this)
+  }
+
+  async list(): Promise<string[]> {
+    if (!this.host.alive) return never()
+    this.#mustHold()
+    return [...this.links.segments.keys()].sort()
+  }
+
+  async open(name: string, options: { readonly create: boolean }): Promise<Segment> {
+    if (!this.host.alive) return never()
+    this.#mustHold()
+    invariant(!this.#open.has(name), `segment ${name} is open already`)
+    const { store, segments } = this.links
+    if (!segments.has(name)) {
+      if (!options.create) throw new MqError('STORAGE_FAILED', `there is no segment ${name}`)
+      if (store.full) throw new MqError('DISK_FULL', `no room for segment ${name}`)
+      await this.effect('disk', this.latencyMs(), { apply: () => segments.set(name, new SegmentData()) })
+    }
+    const segment = new OpenSegment(name, segments.get(name) as SegmentData, this)
+    this.#open.set(name, segment)
+    return segment
+  }
+
+  async remove(name: string): Promise<void> {
+    if (!this.host.alive) return never()
+    this.#mustHold()
+    invariant(!this.#open.has(name), `segment ${name} is open`)
+    await this.effect('disk', this.latencyMs(), { apply: () => this.links.segments.delete(name) })
+  }
+
+  async close(): Promise<void> {
+    if (!this.host.alive) return never()
+    invariant(this.#open.size === 0, 'segments are closed before their store')
+    if (this.links.holder() === this) this.links.hold(undefined)
+  }
+
+  /** The process is gone: the lock is free, and what was on its way is decided by chance. */
+  crash(): void {
+    if (this.links.holder() === this) this.links.hold(undefined)
+    for (const effect of this.#effects) if (this.random.chance(0.5)) effect.apply()
+    this.#effects.clear()
+  }
+
+  /** Applies an effect once its time has come, and resolves then. */
+  effect(kind: 'disk' | 'commit', latencyMs: number, effect: Effect): Promise<void> {
+    this.#effects.add(effect)
+    return new Promise((resolve) => {
+      this.host.schedule(latencyMs, kind, () => {
+        this.#effects.delete(effect)
+        effect.apply()
+        resolve()
+      })
+    })
+  }
+
+  latencyMs(): number {
+    const { diskLatencyMs } = this.host.faults
+    return this.random.between(diskLatencyMs[0], diskLatencyMs[1])
+  }
+
+  closed(name: string): void {
+    this.#open.delete(name)
+  }
+
+  #mustHold(): void {
+    invariant(this.links.holder() === this, 'the store is locked before it is used')
+  }
+}
+
+class OpenSegment implements Segment {
+  readonly name: string
+  readonly #data: SegmentData
+  readonly #attached: AttachedStore
+  #open = true
+  #visiting = false
+  /** Settles with the commit on its way. */
+  #committing: Promise<void> | undefined
+  /** A commit has failed: nothing is known about the disk any more. */
+  #failed = false
+  /** Bytes handed out that the next call makes invalid. */
+  readonly #views: Uint8Array[] = []
+
+  constructor(name: string, data: SegmentData, attached: AttachedStore) {
+    this.name = name
+    this.#data = data
+    this.#attached = attached
+  }
+
+  get usedBytes(): number {
+    return this.#data.usedBytes
+  }
+
+  async commit(puts: readonly Put[]): Promise<void> {
+    if (!this.#attached.host.alive) return never()
+    this.#enter()
+    invariant(this.#committing === undefined, `segment ${this.name}: one commit at a time`)
+    for (const { key } of puts) {
+      invariant(key.byteLength > 0 && key.byteLength <= keyBytesMax, `a key has 1-${keyBytesMax} bytes`)
+    }
+    const committing = this.#commit(puts)
+    this.#committing = committing
+    try {
+      await committing
+    } finally {
+      this.#committing = undefined
+    }
+  }
+
+  async #commit(puts: readonly Put[]): Promise<void> {
+    if (this.#failed) throw this.#failure()
+    const { host, random, links } = this.#attached
+    const fate = this.#drawFate()
+    const { slowCommitChance, slowCommitMsMax } = host.faults
+    const slowMs = random.chance(slowCommitChance) ? random.between(0, slowCommitMsMax) : 0
+    const latencyMs = fate === 'stuck' ? Infinity : this.#attached.latencyMs() + slowMs
+    const hash = hashPuts(puts)
+    let durable = fate !== 'disk-full' && (fate !== 'storage-failed' || random.chance(0.5))
+    let full = fate === 'disk-full'
+    await this.#attached.effect('commit', latencyMs, {
+      apply: () => {
+        // LMDB's writer thread reads the caller's own bytes, late: what changes meanwhile is stored changed.
+        if (hashPuts(puts) !== hash) {
+          throw new InvariantError(`${host.name} changed bytes that segment ${this.name} was still writing`)
+        }
+        const growthBytes = puts.reduce(
+          (sum, { key, value }) => sum + key.byteLength + value.byteLength + entryOverheadBytes,
+          0,
+        )
+        if (links.store.full || links.store.usedBytes + growthBytes > links.store.capacityBytes) full = true
+        if (full) durable = false
+        if (!durable) return
+        for (const { key, value } of puts) this.#data.put(text(key), new Uint8Array(value))
+        links.store.commits += 1
+        host.note('durable', hash)
+      },
+    })
+    if (full) throw new MqError('DISK_FULL', `no room in segment ${this.name}`)
+    if (fate === 'storage-failed') {
+      this.#failed = true
+      throw this.#failure()
+    }
+  }
+
+  get(key: Uint8Array): Uint8Array | undefined {
+    this.#enter()
+    const wanted = text(key)
+    const place = this.#data.place(wanted)
+    return this.#data.keys[place] === wanted ? this.#view(this.#data.values[place] as Uint8Array) : undefined
+  }
+
+  floor(key: Uint8Array): Put | undefined {
+    this.#enter()
+    const wanted = text(key)
+    let place = this.#data.place(wanted)
+    if (this.#data.keys[place] !== wanted) place -= 1
+    const found = this.#data.keys[place]
+    if (found === undefined) return undefined
+    return { key: this.#view(bytesOf(found)), value: this.#view(this.#data.values[place] as Uint8Array) }
+  }
+
+  scan(from: Uint8Array, to: Uint8Array, visit: (key: Uint8Array, value: Uint8Array) => boolean): void {
+    this.#enter()
+    const end = text(to)
+    this.#visiting = true
+    try {
+      for (let place = this.#data.place(text(from)); ; place++) {
+        const key = this.#data.keys[place]
+        if (key === undefined || key >= end) return
+        const goOn = visit(this.#view(bytesOf(key)), this.#view(this.#data.values[place] as Uint8Array))
+        this.#poisonViews()
+        if (!goOn) return
+      }
+    } finally {
+      this.#visiting = false
+      this.#poisonViews()
+    }
+  }
+
+  async close(): Promise<void> {
+    if (!this.#attached.host.alive) return never()
+    if (!this.#open) return
+    this.#enter()
+    // The commit's own caller hears how it went.
+    await this.#committing?.catch(() => undefined)
+    this.#open = false
+    this.#attached.closed(this.name)
+  }
+
+  #enter(): void {
+    invariant(this.#open, `segment ${this.name} is closed`)
+    invariant(!this.#visiting, `segment ${this.name} is used within a visit`)
+    this.#poisonViews()
+  }
+
+  #view(bytes: Uint8Array): Uint8Array {
+    const view = displacedCopy(bytes)
+    this.#views.push(view)
+    return view
+  }
+
+  #poisonViews(): void {
+    for (const view of this.#views) poison(view)
+    this.#views.length = 0
+  }
+
+  #drawFate(): CommitFate {
+    const { store } = this.#attached.links
+    const planned = store.nextCommit
+    store.nextCommit = undefined
+    if (planned !== undefined) return planned
+    const { random, host } = this.#attached
+    if (random.chance(host.faults.stuckCommitChance)) return 'stuck'
+    return random.chance(host.faults.commitFailedChance) ? 'storage-failed' : 'good'
+  }
+
+  #failure(): MqError {
+    return new MqError('STORAGE_FAILED', `a commit of segment ${this.name} failed`)
+  }
+}
+
+function hashPuts(puts: readonly Put[]): number {
+  let hash = puts.length
+  for (const { key, value } of puts) hash = hashBytes(value, hashBytes(key, hash))
+  return mix(hash, puts.length)
+}
+
+function text(key: Uint8Array): string {
+  return Buffer.from(key.buffer, key.byteOffset, key.byteLength).toString('latin1')
+}
+
+function bytesOf(key: string): Uint8Array {
+  return Buffer.from(key, 'latin1')
+}
+
+/** Stands in for a process where there is no world: no faults, no latency, everything a promise callback later. */
+class Bystander implements SimHost {
+  readonly name = 'this process'
+  readonly alive = true
+  readonly faults = noFaults
+  readonly random = new SeededRandom(0)
+
+  schedule(delayMs: number, kind: 'disk' | 'commit', run: () => void): SimEvent {
+    if (delayMs !== Infinity) queueMicrotask(run)
+    return new SimEvent(0, 0, kind, undefined, undefined)
+  }
+
+  note(): void {}
+}
+
+/** What a dead process waits for. */
+function never<T>(): Promise<T> {
+  return new Promise<T>(() => undefined)
+}
