@@ -1,0 +1,638 @@
+// The real `Store`: one LMDB environment a segment, under one kernel lock.
+//
+//   <directory>/LOCK             who uses the directory; never deleted, since deleting a lock file is a race
+//   <directory>/<name>.mdb       a segment
+//   <directory>/<name>.mdb-lock  LMDB's own table of readers; worthless once nobody has the segment open
+//   <directory>/<name>.mdb.new   a segment being made: it gets its name once it is whole on disk
+//
+// What had to be found out about lmdb 3.5.6, and what the code below rests on:
+//
+// - With `overlappingSync: false` a commit is: write the pages, fdatasync, write the meta page through an O_DSYNC
+//   descriptor, resolve. Up to that last write nothing of the commit can be seen, before or after a crash.
+// - `batch()` is what makes one transaction of many puts: the writer does not commit between the two marks it
+//   sets. `eventTurnBatching` would do so too, but holds a second promise for every commit; when one fails, nobody
+//   can catch that one, and an unhandled rejection ends the process.
+// - A put copies the key at once and the value only when the writer thread comes to it.
+// - A disk that fills up mostly answers with a short write, and LMDB calls that EIO. See `#failed`.
+// - It writes through a memory map to one file only: the table of readers. On a full disk the first touch of a
+//   page without a block kills the process with SIGBUS, so that file gets its blocks by a plain write before.
+// - It maps the data file without asking how long it is. See `checkDataFile`.
+// - Values are read into one buffer that all environments of the process share. See `#keep`.
+// - It remembers every environment ever opened in `allDbs`, with a write buffer of 64 KiB each.
+
+import { spawnSync } from 'node:child_process'
+import {
+  accessSync,
+  closeSync,
+  constants as fsConstants,
+  existsSync,
+  fstatSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeSync,
+} from 'node:fs'
+import { open as openFile, readdir, rename, rm, unlink } from 'node:fs/promises'
+import { constants as osConstants } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import * as lmdb from 'lmdb'
+import { keyBytesMax, type Put, type Segment, type Store } from '../env.ts'
+import { invariant, MqError } from '../errors.ts'
+
+const dataSuffix = '.mdb'
+const readersSuffix = '-lock'
+const newSuffix = '.new'
+const probeSuffix = '.probe'
+/** Ends of names that no whole segment's file has. */
+const leftOverSuffixes = [
+  dataSuffix + newSuffix,
+  dataSuffix + newSuffix + readersSuffix,
+  dataSuffix + newSuffix + probeSuffix,
+  dataSuffix + probeSuffix,
+]
+const segmentName = /^[A-Za-z0-9][A-Za-z0-9._-]*$/
+
+/** Room for LMDB's table of readers: 64 bytes each, behind a header smaller than this allows for. */
+const readersBytes = 4096
+const readersMax = 16
+/** A value longer than this gets memory of its own when it is read, so that segments do not keep much. */
+const keptBytesMax = 1 << 20
+/** What a look for room writes at least: so much that no file system puts it among its own records. */
+const probeBytesMin = 1 << 16
+
+const { EIO, ENOSPC, EDQUOT } = osConstants.errno
+
+/** The part of lmdb's interface its declarations leave out. */
+interface Environment {
+  info(): { readonly lastPageNumber: number }
+}
+type Database = lmdb.RootDatabase<Uint8Array, Uint8Array> & { readonly env: Environment }
+const { allDbs } = lmdb as unknown as { readonly allDbs: Map<string, unknown> }
+
+/**
+ * A data directory on the local disk. Nothing is touched before `lock()`, which makes the directory if it is
+ * missing, and must have resolved before any other call.
+ */
+export function openLmdbStore(directory: string): Store {
+  return new LmdbStore(resolve(directory))
+}
+
+class LmdbStore implements Store {
+  readonly #directory: string
+  /** Open exactly while the directory is ours. A plain number: a FileHandle would be closed by the collector. */
+  #lock: number | undefined
+  /** Names that are open, being opened or being removed: none of these may begin for them. */
+  readonly #busy = new Set<string>()
+
+  constructor(directory: string) {
+    this.#directory = directory
+  }
+
+  async lock(): Promise<void> {
+    invariant(this.#lock === undefined, 'a store is locked once')
+    await makeDirectory(this.#directory)
+    const fd = takeLock(this.#directory)
+    this.#lock = fd
+    try {
+      await this.#sweep()
+    } catch (error) {
+      this.#lock = undefined
+      closeSync(fd)
+      throw storageError(error, `cannot tidy the data directory ${this.#directory}`)
+    }
+  }
+
+  async list(): Promise<string[]> {
+    this.#assertLocked()
+    try {
+      const files = await readdir(this.#directory)
+      return files
+        .filter((file) => file.endsWith(dataSuffix))
+        .map((file) => file.slice(0, -dataSuffix.length))
+        .sort()
+    } catch (error) {
+      throw storageError(error, `cannot list the data directory ${this.#directory}`)
+    }
+  }
+
+  async open(name: string, options: { readonly create: boolean }): Promise<Segment> {
+    this.#begin(name)
+    try {
+      const path = this.#path(name)
+      if (options.create) await this.#create(path)
+      return new LmdbSegment(name, path, () => this.#busy.delete(name))
+    } catch (error) {
+      this.#busy.delete(name)
+      throw storageError(error, `cannot ${options.create ? 'create' : 'open'} segment ${name}`)
+    }
+  }
+
+  async remove(name: string): Promise<void> {
+    this.#begin(name)
+    try {
+      const path = this.#path(name)
+      await unlink(path)
+      await rm(path + readersSuffix, { force: true })
+      await syncDirectory(this.#directory)
+    } catch (error) {
+      throw storageError(error, `cannot remove segment ${name}`)
+    } finally {
+      this.#busy.delete(name)
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.#lock === undefined) return
+    invariant(this.#busy.size === 0, 'segments are closed before their store')
+    closeSync(this.#lock)
+    this.#lock = undefined
+  }
+
+  /**
+   * Makes an empty segment under another name, and gives it its own only once it is on disk: a power cut leaves a
+   * whole segment or none, never a file that cannot be opened.
+   */
+  async #create(path: string): Promise<void> {
+    if (existsSync(path)) throw new MqError('STORAGE_FAILED', `${path} exists already`)
+    const newPath = path + newSuffix
+    removeSegmentFiles(newPath)
+    // lmdb uses freed memory when it cannot make a file, so it is not asked to on a disk that is full.
+    if (!hasRoom(newPath, [new Uint8Array(probeBytesMin)])) {
+      throw new MqError('DISK_FULL', `no room for ${path}`)
+    }
+    const db = openDatabase(newPath)
+    await closeDatabase(db)
+    const file = await openFile(newPath, 'r')
+    try {
+      await file.sync()
+    } finally {
+      await file.close()
+    }
+    await rename(newPath, path)
+    await rm(newPath + readersSuffix, { force: true })
+    await syncDirectory(this.#directory)
+  }
+
+  /** Deletes what a crash in `#create`, `remove` or `hasRoom` left behind. */
+  async #sweep(): Promise<void> {
+    const files = new Set(await readdir(this.#directory))
+    for (const file of files) {
+      const isOrphan =
+        file.endsWith(dataSuffix + readersSuffix) && !files.has(file.slice(0, -readersSuffix.length))
+      if (isOrphan || leftOverSuffixes.some((suffix) => file.endsWith(suffix))) {
+        await rm(join(this.#directory, file), { force: true })
+      }
+    }
+  }
+
+  #begin(name: string): void {
+    this.#assertLocked()
+    invariant(segmentName.test(name), `'${name}' is no name for a segment`)
+    invariant(!this.#busy.has(name), `segment ${name} is in use`)
+    this.#busy.add(name)
+  }
+
+  #assertLocked(): void {
+    invariant(this.#lock !== undefined, 'a store is locked before it is used')
+  }
+
+  #path(name: string): string {
+    return join(this.#directory, name + dataSuffix)
+  }
+}
+
+/** A bound that is not set. */
+const noKey = undefined as Uint8Array | undefined
+
+class LmdbSegment implements Segment {
+  readonly name: string
+  readonly #path: string
+  readonly #pageBytes: number
+  readonly #closed: () => void
+  /** Absent once closed. */
+  #db: Database | undefined
+  #usedBytes: number
+  #committing = false
+  /** Set by the first failure after which nobody knows what is on disk; every later commit is refused with it. */
+  #failure: MqError | undefined
+  /** Holds the value that was read last. Grows to the longest value seen, up to `keptBytesMax`. */
+  #kept = new Uint8Array(0)
+  // A new range costs as much as a search in the tree, so there are two, and each use changes its bounds. lmdb
+  // looks at them when an iterator makes its first step, and `end` must be there: a reverse range without one
+  // would leave out the key 00.
+  readonly #floorQuery = { start: noKey, end: noKey, reverse: true, limit: 1, snapshot: true }
+  readonly #floorRange: lmdb.RangeIterable<{ key: Uint8Array; value: Uint8Array }>
+  readonly #scanQuery = { start: noKey, end: noKey, snapshot: true }
+  readonly #scanRange: lmdb.RangeIterable<{ key: Uint8Array; value: Uint8Array }>
+
+  /** @throws MqError CORRUPT_LOG, or whatever the file system or lmdb say */
+  constructor(name: string, path: string, closed: () => void) {
+    this.name = name
+    this.#path = path
+    this.#closed = closed
+    this.#pageBytes = checkDataFile(path)
+    const db = openDatabase(path)
+    this.#db = db
+    this.#usedBytes = this.#countUsedBytes(db)
+    this.#floorRange = db.getRange(this.#floorQuery as lmdb.RangeOptions)
+    this.#scanRange = db.getRange(this.#scanQuery as lmdb.RangeOptions)
+  }
+
+  /**
+   * The length of the file up to the last page that was ever used, as of the last commit. It counts the few pages
+   * that are free at the moment, so it never goes down.
+   */
+  get usedBytes(): number {
+    return this.#usedBytes
+  }
+
+  async commit(puts: readonly Put[]): Promise<void> {
+    const db = this.#opened()
+    invariant(!this.#committing, 'one commit at a time')
+    // Before the first put is queued: what is queued is written, even when a later one cannot be.
+    for (const { key } of puts) {
+      invariant(key.length > 0 && key.length <= keyBytesMax, `a key has 1-${keyBytesMax} bytes`)
+    }
+    if (this.#failure !== undefined) throw this.#failure
+    if (puts.length === 0) return
+    this.#committing = true
+    try {
+      await db.batch(() => {
+        for (const { key, value } of puts) void db.put(key, value)
+      })
+    } catch (error) {
+      throw await this.#failed(db, puts, error)
+    } finally {
+      this.#committing = false
+    }
+    // Reads of one turn share a snapshot; the next must not be from before this commit.
+    db.resetReadTxn()
+    this.#usedBytes = this.#countUsedBytes(db)
+  }
+
+  get(key: Uint8Array): Uint8Array | undefined {
+    const db = this.#opened()
+    if (key.length === 0) return undefined
+    const value = this.#read(() => db.getBinaryFast(key))
+    // lmdb sets the property `length` of its shared buffer: all other ways to ask give the buffer's capacity.
+    return value && this.#keep(value.subarray(0, value.length))
+  }
+
+  floor(key: Uint8Array): Put | undefined {
+    this.#opened()
+    if (key.length === 0) return undefined
+    this.#floorQuery.start = key
+    const entries = this.#floorRange[Symbol.iterator]()
+    const step = this.#read(() => entries.next())
+    entries.return?.()
+    if (step.done === true) return undefined
+    return { key: step.value.key, value: this.#keep(step.value.value) }
+  }
+
+  scan(from: Uint8Array, to: Uint8Array, visit: (key: Uint8Array, value: Uint8Array) => boolean): void {
+    this.#opened()
+    // To lmdb an end of length 0 is no end.
+    if (to.length === 0) return
+    this.#scanQuery.start = from.length === 0 ? undefined : from
+    this.#scanQuery.end = to
+    const entries = this.#scanRange[Symbol.iterator]()
+    const next = () => entries.next()
+    try {
+      for (let step = this.#read(next); step.done !== true; step = this.#read(next)) {
+        if (!visit(step.value.key, this.#keep(step.value.value))) return
+      }
+    } finally {
+      entries.return?.()
+    }
+  }
+
+  async close(): Promise<void> {
+    const db = this.#db
+    if (db === undefined) return
+    invariant(!this.#committing, 'a segment is closed after its last commit')
+    this.#db = undefined
+    await closeDatabase(db)
+    this.#closed()
+  }
+
+  #opened(): Database {
+    invariant(this.#db !== undefined, `segment ${this.name} is closed`)
+    return this.#db
+  }
+
+  #read<T>(read: () => T): T {
+    try {
+      return read()
+    } catch (error) {
+      throw storageError(error, `cannot read segment ${this.name}`)
+    }
+  }
+
+  /**
+   * Copies a value out of lmdb's buffer. That buffer belongs to all segments of the process: without this, a value
+   * of one would turn into a value of another under its reader's hands. It costs a tenth of the read.
+   */
+  #keep(value: Uint8Array): Uint8Array {
+    const { length } = value
+    if (length > keptBytesMax) return Uint8Array.prototype.slice.call(value)
+    if (length > this.#kept.length) this.#kept = new Uint8Array(2 ** Math.ceil(Math.log2(length)))
+    this.#kept.set(value)
+    return this.#kept.subarray(0, length)
+  }
+
+  #countUsedBytes(db: Database): number {
+    return (db.env.info().lastPageNumber + 1) * this.#pageBytes
+  }
+
+  /**
+   * Tells a full disk from a broken one. Nothing can be seen of a commit whose pages were not written, and LMDB can
+   * go on: the next commit takes the same pages. Two things stand between that and the error's number:
+   *
+   * - When the disk takes only a part of a write, LMDB reports EIO, like a broken disk. So we try whether the same
+   *   bytes can be written to another file. If that finds no room, the disk is full. Should the disk be full and
+   *   broken: the commit was refused all the same, and nothing that was confirmed depends on it.
+   * - When ENOSPC hits the meta page (it can, on a copy-on-write file system), LMDB refuses to go on, and its next
+   *   asynchronous commit would never settle. An empty transaction finds out, since it fails at once.
+   */
+  async #failed(db: Database, puts: readonly Put[], error: unknown): Promise<MqError> {
+    const cause = await causeOf(error)
+    const code = (cause as { code?: unknown }).code
+    const values = puts.map((put) => put.value)
+    if (isFull(code) || (code === EIO && !hasRoom(this.#path, values))) {
+      try {
+        db.transactionSync(() => undefined, lmdbSynchronousCommit)
+        return new MqError('DISK_FULL', `no room for a commit to segment ${this.name}`, {
+          outcome: 'failed',
+          cause,
+        })
+      } catch {
+        // falls through: the segment is not good
+      }
+    }
+    const message = `cannot commit to segment ${this.name}: ${messageOf(cause)}`
+    this.#failure = new MqError('STORAGE_FAILED', message, { outcome: 'unknown', cause })
+    return this.#failure
+  }
+}
+
+/** `TransactionFlags.SYNCHRONOUS_COMMIT`, which lmdb declares but does not export. */
+const lmdbSynchronousCommit = 2
+
+/** lmdb rejects with an error that only points at another, which carries the number. */
+async function causeOf(error: unknown): Promise<unknown> {
+  try {
+    await (error as { commitError?: Promise<unknown> }).commitError
+    return error
+  } catch (cause) {
+    return cause
+  }
+}
+
+/** Opens LMDB's files, and makes them if they are missing. Whoever calls has made sure that they can be opened. */
+function openDatabase(path: string): Database {
+  giveBlocks(path + readersSuffix, readersBytes)
+  const options = {
+    noSubdir: true,
+    encoding: 'binary',
+    keyEncoding: 'binary',
+    // Values as they come. The view that `decode` returns is good until the next read; without a decoder, ranges
+    // would copy each value to memory of its own.
+    encoder: {
+      encode: (value: Uint8Array) => value,
+      decode: (bytes: Uint8Array, length: number) => bytes.subarray(0, length),
+    },
+    overlappingSync: false,
+    eventTurnBatching: false,
+    commitDelay: 0,
+    compression: false,
+    cache: false,
+    remapChunks: false,
+    maxDbs: 1,
+    maxReaders: readersMax,
+    permissionsMode: 0o600,
+  } as const
+  return lmdb.open<Uint8Array, Uint8Array>(path, options) as Database
+}
+
+async function closeDatabase(db: Database): Promise<void> {
+  await db.close()
+  for (const [name, other] of allDbs) {
+    if (other === db) allDbs.delete(name)
+  }
+}
+
+// LMDB's meta page, in its 64-bit data format 2: the page's header, then these. There are two, at the beginning of
+// the file and one page further; the one with the higher transaction counts.
+const metaBytes = 160
+const metaMagicAt = 24
+const metaVersionAt = 28
+const metaPageBytesAt = 48
+const metaLastPageAt = 144
+const metaTransactionAt = 152
+const metaMagic = 0xbeefc0de
+const metaVersion = 2
+
+/**
+ * Says whether LMDB can open the file, and how long its pages are. LMDB maps the file up to the last page that the
+ * meta page names; where the file is shorter, the first read there kills the process. A file that was only put to,
+ * never deleted from, is never shorter for a good reason (1.4 million commits were tried).
+ * @throws MqError CORRUPT_LOG
+ */
+function checkDataFile(path: string): number {
+  const fd = openSync(path, 'r')
+  try {
+    const fileBytes = fstatSync(fd).size
+    const readMeta = (at: number) => {
+      const meta = Buffer.alloc(metaBytes)
+      const isWhole = readSync(fd, meta, 0, metaBytes, at) === metaBytes
+      if (!isWhole || meta.readUInt32LE(metaMagicAt) !== metaMagic) {
+        throw new MqError('CORRUPT_LOG', `${path} is not a segment: LMDB's mark is missing at ${at}`)
+      }
+      const version = meta.readUInt32LE(metaVersionAt)
+      if (version !== metaVersion) {
+        throw new MqError('CORRUPT_LOG', `${path} has LMDB's data format ${version}, not ${metaVersion}`)
+      }
+      return {
+        pageBytes: meta.readUInt32LE(metaPageBytesAt),
+        lastPage: meta.readBigUInt64LE(metaLastPageAt),
+        transaction: meta.readBigUInt64LE(metaTransactionAt),
+      }
+    }
+    const first = readMeta(0)
+    const second = readMeta(first.pageBytes)
+    const newest = second.transaction > first.transaction ? second : first
+    const neededBytes = (newest.lastPage + 1n) * BigInt(first.pageBytes)
+    if (neededBytes > fileBytes) {
+      throw new MqError('CORRUPT_LOG', `${path} was cut short: it has ${fileBytes} of ${neededBytes} bytes`)
+    }
+    return first.pageBytes
+  } finally {
+    closeSync(fd)
+  }
+}
+
+/** Makes sure that the first `bytes` of the file exist, and lie on disk rather than in a hole. */
+function giveBlocks(path: string, bytes: number): void {
+  const fd = openSync(path, fsConstants.O_RDWR | fsConstants.O_CREAT, 0o600)
+  try {
+    if (fstatSync(fd).size < bytes) writeWhole(fd, new Uint8Array(bytes))
+  } finally {
+    closeSync(fd)
+  }
+}
+
+/** Tries whether the bytes, or more of the kind if they are few, could be written next to `path`. */
+function hasRoom(path: string, values: readonly Uint8Array[]): boolean {
+  const probePath = path + probeSuffix
+  try {
+    const fd = openSync(probePath, 'w', 0o600)
+    try {
+      let bytes = 0
+      for (const value of values) {
+        writeWhole(fd, value)
+        bytes += value.length
+      }
+      // Not zeros, which a file system may keep for nothing.
+      if (bytes < probeBytesMin) writeWhole(fd, new Uint8Array(probeBytesMin - bytes).fill(0x5a))
+      return true
+    } finally {
+      closeSync(fd)
+    }
+  } catch (error) {
+    // Whatever else goes wrong says nothing about room.
+    return !isFull(errnoOf(error))
+  } finally {
+    rmSync(probePath, { force: true })
+  }
+}
+
+/** @throws the file system's error; ENOSPC too when a part went in */
+function writeWhole(fd: number, bytes: Uint8Array): void {
+  for (let written = 0; written < bytes.length;) {
+    written += writeSync(fd, bytes, written, bytes.length - written)
+  }
+}
+
+function removeSegmentFiles(path: string): void {
+  rmSync(path, { force: true })
+  rmSync(path + readersSuffix, { force: true })
+}
+
+/** A file's name is on disk only once its directory is. */
+async function syncDirectory(directory: string): Promise<void> {
+  const handle = await openFile(directory, 'r')
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+async function makeDirectory(directory: string): Promise<void> {
+  try {
+    const first = mkdirSync(directory, { recursive: true, mode: 0o700 })
+    if (first !== undefined) {
+      for (let made = directory; made.length >= first.length; made = dirname(made)) {
+        await syncDirectory(dirname(made))
+      }
+    }
+    accessSync(directory, fsConstants.R_OK | fsConstants.W_OK | fsConstants.X_OK)
+  } catch (error) {
+    throw notWritable(directory, error)
+  }
+}
+
+/** `O_EXLOCK`, on the systems that lock a file while they open it. It is the same lock as flock(2). */
+const openWithLock = 0x20
+
+/**
+ * Takes the kernel's lock on LOCK and returns the descriptor that holds it. The lock belongs to the open file, so
+ * it ends with the last descriptor: at `closeSync`, or when the process ends, in whatever way. Node closes its
+ * descriptors in the processes it starts, so no child can keep it.
+ *
+ * Node cannot call flock(2). On Linux the command of that name can, for a descriptor that it shares with us: when
+ * it has exited the open file is still there, and locked.
+ * @throws MqError DATA_DIR_LOCKED, DATA_DIR_NOT_WRITABLE, STORAGE_FAILED, UNSUPPORTED
+ */
+function takeLock(directory: string): number {
+  const path = join(directory, 'LOCK')
+  const { O_RDWR, O_CREAT, O_NONBLOCK } = fsConstants
+  const opensWithLock = process.platform === 'darwin' || process.platform === 'freebsd'
+  if (!opensWithLock && process.platform !== 'linux') {
+    throw new MqError('UNSUPPORTED', `cannot lock a data directory on ${process.platform}`)
+  }
+  let fd: number
+  try {
+    fd = openSync(path, O_RDWR | O_CREAT | (opensWithLock ? openWithLock | O_NONBLOCK : 0), 0o600)
+  } catch (error) {
+    if (opensWithLock && errnoOf(error) === osConstants.errno.EAGAIN) throw locked(directory, path)
+    throw notWritable(directory, error)
+  }
+  try {
+    if (!opensWithLock) {
+      const { error, status } = spawnSync('flock', ['-n', '3'], { stdio: ['ignore', 'ignore', 'ignore', fd] })
+      if (error !== undefined) {
+        const help = errnoOf(error) === osConstants.errno.ENOENT ? ': install util-linux, which has it' : ''
+        const message = `cannot lock ${directory}: the command 'flock' does not run${help}`
+        throw new MqError('STORAGE_FAILED', message, { cause: error })
+      }
+      if (status === 1) throw locked(directory, path)
+      if (status !== 0) {
+        throw new MqError('STORAGE_FAILED', `cannot lock ${directory}: 'flock' ended with status ${status}`)
+      }
+    }
+    notePid(fd)
+    return fd
+  } catch (error) {
+    closeSync(fd)
+    throw error
+  }
+}
+
+/** Says whose lock it is. Only for people, and a full disk must not keep the broker from starting. */
+function notePid(fd: number): void {
+  try {
+    ftruncateSync(fd)
+    writeSync(fd, `${process.pid}\n`, 0)
+  } catch {
+    // the lock holds without it
+  }
+}
+
+function locked(directory: string, path: string): MqError {
+  // Whoever took the lock a moment ago may not have written its pid yet.
+  const pid = Number.parseInt(readFileSync(path, 'utf8'), 10)
+  const who = Number.isNaN(pid) ? 'another process' : `process ${pid}`
+  return new MqError('DATA_DIR_LOCKED', `${directory} is in use by ${who}`)
+}
+
+function notWritable(directory: string, error: unknown): MqError {
+  if (isFull(errnoOf(error))) return storageError(error, `cannot use ${directory}`)
+  const message = `cannot write to the data directory ${directory}: ${messageOf(error)}`
+  return new MqError('DATA_DIR_NOT_WRITABLE', message, { cause: error })
+}
+
+/** Leaves an `MqError` as it is. */
+function storageError(error: unknown, what: string): MqError {
+  if (error instanceof MqError) return error
+  const code = isFull(errnoOf(error)) ? 'DISK_FULL' : 'STORAGE_FAILED'
+  return new MqError(code, `${what}: ${messageOf(error)}`, { cause: error })
+}
+
+function isFull(errno: unknown): boolean {
+  return errno === ENOSPC || errno === EDQUOT
+}
+
+/** The positive error number: lmdb has it in `code`, Node has it negative in `errno`. */
+function errnoOf(error: unknown): number | undefined {
+  const { errno, code } = error as { errno?: unknown; code?: unknown }
+  if (typeof errno === 'number') return Math.abs(errno)
+  return typeof code === 'number' ? code : undefined
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}
