@@ -154,7 +154,8 @@ export class AttachedStore implements Store {
   readonly host: SimHost
   readonly links: StoreLinks
   readonly random: SeededRandom
-  readonly #open = new Map<string, OpenSegment>()
+  /** Names of the segments that are open or being opened. */
+  readonly #open = new Set<string>()
   readonly #effects = new Set<Effect>()
 
   constructor(host: SimHost, links: StoreLinks) {
@@ -191,11 +192,11 @@ export class AttachedStore implements Store {
     if (!segments.has(name)) {
       if (!options.create) throw new MqError('STORAGE_FAILED', `there is no segment ${name}`)
       if (store.full) throw new MqError('DISK_FULL', `no room for segment ${name}`)
+      this.#open.add(name)
       await this.effect('disk', this.latencyMs(), { apply: () => segments.set(name, new SegmentData()) })
     }
-    const segment = new OpenSegment(name, segments.get(name) as SegmentData, this)
-    this.#open.set(name, segment)
-    return segment
+    this.#open.add(name)
+    return new OpenSegment(name, segments.get(name) as SegmentData, this)
   }
 
   async remove(name: string): Promise<void> {

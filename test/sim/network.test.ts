@@ -360,3 +360,85 @@ test('bytes for an owner that has set no handler are a defect', async (t) => {
   socket.write(bytes('x'))
   await t.rejects(world.run(), { name: 'InvariantError' })
 })
+
+/** Two processes that talk while everything breaks: what each end was sent, has read and was told. */
+async function storm(seed: number) {
+  const world = new SimWorld({
+    seed,
+    faults: {
+      networkLatencyMs: [0, 20],
+      connectRefusedChance: 0.1,
+      splitChance: 0.3,
+      cutChance: 0.005,
+      blackHoleChance: 0.002,
+      delayChance: 0.02,
+      delayMsMax: 3000,
+    },
+  })
+  const names = ['server', 'client']
+  const { random } = world
+  const sent = new Map<Socket, Uint8Array[]>()
+  const ends: ReturnType<typeof watch>[] = []
+  const live: Socket[] = []
+  const own = (socket: Socket) => {
+    const end = watch(socket)
+    ends.push(end)
+    live.push(socket)
+    sent.set(socket, [])
+  }
+  let processes = names.map((name) => world.process(name))
+  const listen = () => processes[0]!.env.network.listen(serverAddress, own)
+  await listen()
+  for (let round = 0; round < 300; round++) {
+    const act = random.int(100)
+    const socket = live.length > 0 ? random.pick(live) : undefined
+    if (act < 10) {
+      const connect = processes[1]!.env.network.connect(serverAddress, { timeoutMs: 100 })
+      connect.then(own, () => undefined)
+    } else if (act < 60 && socket !== undefined) {
+      const part = random.bytes(1 + random.int(random.chance(0.05) ? 200_000 : 500))
+      sent.get(socket)!.push(part)
+      socket.write(part)
+    } else if (act < 70) socket?.pause()
+    else if (act < 84) socket?.resume()
+    else if (act < 87) socket?.end()
+    else if (act < 90) socket?.destroy()
+    else if (act < 92) world.partition('client', 'server', random.int(500), { oneWay: random.chance(0.5) })
+    else if (act < 94) random.pick(processes).pause(random.int(300))
+    else if (act < 95) world.cut('client', 'server')
+    else if (act < 96) {
+      const which = random.int(2)
+      processes[which]!.crash()
+      processes = processes.map((process, at) => (at === which ? world.process(process.name) : process))
+      if (which === 0) await listen()
+    }
+    await world.advance(random.int(20))
+  }
+  world.heal()
+  for (const end of ends) end.socket.resume()
+  await world.run()
+  for (const end of ends) end.socket.destroy()
+  await world.run()
+  return { world, ends, sent: [...sent.values()].map((parts) => Buffer.concat(parts)) }
+}
+
+test('whatever breaks, what is read is the beginning of what one peer has sent, and an end closes once', async (t) => {
+  let read = 0
+  for (let seed = 1; seed <= 30; seed++) {
+    const { world, ends, sent } = await storm(seed)
+    for (const { seen } of ends) {
+      const bytes = Buffer.concat(seen.chunks)
+      read += bytes.byteLength
+      const whole = sent.some((all) => all.subarray(0, bytes.byteLength).equals(bytes))
+      if (!whole) t.fail(`seed ${seed}: bytes that nobody sent in this order`)
+      if (seen.closes.length > 1) t.fail(`seed ${seed}: closed ${seen.closes.length} times`)
+    }
+    t.equal(world.network.connections.length, 0, `seed ${seed} leaves no connection behind`)
+  }
+  t.ok(read > 1_000_000)
+})
+
+test('a storm can be repeated', async (t) => {
+  t.equal((await storm(5)).world.traceHash, (await storm(5)).world.traceHash)
+  t.not((await storm(5)).world.traceHash, (await storm(6)).world.traceHash)
+})

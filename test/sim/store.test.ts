@@ -182,6 +182,9 @@ test('wrong order of calls is a defect of the caller', async (t) => {
   const { store } = process.env
   await t.rejects(store.open('s', { create: false }), { name: 'InvariantError' }, 'open twice')
   await t.rejects(store.remove('s'), { name: 'InvariantError' }, 'remove while open')
+  void store.open('t', { create: true }).then((other) => other.close())
+  await t.rejects(store.open('t', { create: true }), { name: 'InvariantError' }, 'open while being opened')
+  await world.advance(1)
   await t.rejects(store.close(), { name: 'InvariantError' }, 'close with open segments')
   await t.rejects(world.process('b').env.store.list(), { name: 'InvariantError' }, 'use without the lock')
   await world.complete(segment.close())
