@@ -1,0 +1,176 @@
+/**
+ * Cutting a byte stream into frames (length, value), and making frames.
+ *
+ * What arrives is handed out as views wherever a frame lies within one chunk. One that spans chunks is assembled in
+ * memory of its own, filled as bytes come. A length is only a claim: memory grows with the bytes that have really
+ * come, so that four bytes cannot make the broker allocate 16 MiB.
+ */
+import { RESERVE_START_SPACE, Packr } from 'msgpackr/pack'
+import { MqError } from '../errors.ts'
+import { preface } from './messages.ts'
+import { uint32At } from './scan.ts'
+
+/** A frame's length stands before it, in 4 bytes. */
+export const lengthBytes = 4
+
+const firstAllocationBytes = 64 << 10
+
+export interface FrameReaderOptions {
+  /** Largest length accepted, in bytes, without the 4 that hold it. */
+  frameBytesMax: number
+  /** Bytes kept free before a frame that had to be assembled. */
+  headroom: number
+  /** Whether the stream opens with the preface: the server's side. Default false. */
+  preface?: boolean
+}
+
+/**
+ * @param bytes one frame's value; the callee's from then on
+ * @param headroom bytes right before `bytes`, in the same ArrayBuffer, that are the callee's to overwrite
+ */
+export type OnFrame = (bytes: Uint8Array, headroom: number) => void
+
+export class FrameReader {
+  /** Applies from the next length on. */
+  frameBytesMax: number
+  /** Frames handed out so far. */
+  frames = 0
+  readonly #headroom: number
+  readonly #onFrame: OnFrame
+  /** Bytes of the preface still to come. */
+  #prefaceLeft: number
+  /** Bytes of the length that have come, 0 … 3, and their value so far. */
+  #lengthBytesRead = 0
+  #length = 0
+  /** The frame being assembled: `#filled` of `#length` bytes stand behind the headroom. */
+  #assembly: Uint8Array | null = null
+  #filled = 0
+  #stopped = false
+
+  constructor(options: FrameReaderOptions, onFrame: OnFrame) {
+    this.frameBytesMax = options.frameBytesMax
+    this.#headroom = options.headroom
+    this.#prefaceLeft = options.preface === true ? preface.length : 0
+    this.#onFrame = onFrame
+  }
+
+  /** Whether a frame has begun and is not complete. */
+  get hasPartial(): boolean {
+    return this.#assembly !== null || this.#lengthBytesRead > 0
+  }
+
+  /** Nothing is handed out any more, not even the rest of a chunk that is being read. */
+  stop(): void {
+    this.#stopped = true
+    this.#assembly = null
+    this.#lengthBytesRead = 0
+  }
+
+  /**
+   * Takes the next bytes of the stream, which are the reader's from then on. Whatever is thrown, here or by
+   * `onFrame`, ends the reader.
+   * @throws MqError BAD_MAGIC, BAD_FRAME (length 0), FRAME_TOO_LARGE
+   */
+  push(chunk: Uint8Array): void {
+    let done = false
+    try {
+      this.#push(chunk)
+      done = true
+    } finally {
+      if (!done) this.stop()
+    }
+  }
+
+  #push(chunk: Uint8Array): void {
+    let at = 0
+    while (this.#prefaceLeft > 0 && at < chunk.length && !this.#stopped) {
+      if (chunk[at] !== preface[preface.length - this.#prefaceLeft]) {
+        throw new MqError('BAD_MAGIC', 'the connection does not begin with MQB1')
+      }
+      this.#prefaceLeft--
+      at++
+    }
+    while (at < chunk.length && !this.#stopped) {
+      at = this.#assembly === null ? this.#begin(chunk, at) : this.#fill(chunk, at)
+    }
+  }
+
+  /** Reads what there is of a length, and the frame with it if all of it is there. Returns where to go on. */
+  #begin(chunk: Uint8Array, from: number): number {
+    let at = from
+    if (this.#lengthBytesRead === 0 && chunk.length - at >= lengthBytes) {
+      this.#length = uint32At(chunk, at)
+      at += lengthBytes
+    } else {
+      if (this.#lengthBytesRead === 0) this.#length = 0
+      while (this.#lengthBytesRead < lengthBytes) {
+        if (at === chunk.length) return at
+        this.#length = this.#length * 0x100 + chunk[at++]!
+        this.#lengthBytesRead++
+      }
+      this.#lengthBytesRead = 0
+    }
+    const length = this.#length
+    if (length === 0) throw new MqError('BAD_FRAME', 'a frame of length 0')
+    if (length > this.frameBytesMax) {
+      throw new MqError('FRAME_TOO_LARGE', `a frame of ${length} bytes; the limit is ${this.frameBytesMax}`, {
+        details: { bytes: length, frameBytesMax: this.frameBytesMax },
+      })
+    }
+    const there = chunk.length - at
+    if (there < length) {
+      this.#filled = 0
+      this.#assembly = allocate(this.#headroom, Math.min(length, Math.max(firstAllocationBytes, 4 * there)))
+      return at
+    }
+    this.frames++
+    // Its own length's bytes are spent; those before may belong to the frame before.
+    this.#onFrame(chunk.subarray(at, at + length), at - from)
+    return at + length
+  }
+
+  #fill(chunk: Uint8Array, at: number): number {
+    const headroom = this.#headroom
+    const taken = Math.min(this.#length - this.#filled, chunk.length - at)
+    const filled = this.#filled + taken
+    let assembly = this.#assembly!
+    if (assembly.length - headroom < filled) {
+      const larger = allocate(headroom, Math.min(this.#length, 4 * filled))
+      larger.set(assembly.subarray(headroom, headroom + this.#filled), headroom)
+      assembly = larger
+    }
+    assembly.set(
+      at === 0 && taken === chunk.length ? chunk : chunk.subarray(at, at + taken),
+      headroom + this.#filled,
+    )
+    if (filled < this.#length) {
+      this.#assembly = assembly
+      this.#filled = filled
+    } else {
+      this.#assembly = null
+      this.frames++
+      this.#onFrame(assembly.subarray(headroom, headroom + this.#length), headroom)
+    }
+    return at + taken
+  }
+}
+
+/** Memory of its own, not zeroed: every byte that is handed out has been written, but for the headroom. */
+function allocate(headroom: number, bytes: number): Uint8Array {
+  return Buffer.allocUnsafeSlow(headroom + bytes)
+}
+
+const packr = new Packr({
+  useRecords: false,
+  variableMapSize: true,
+  encodeUndefinedAsNil: true,
+  // Not in msgpackr's declarations: an option that is undefined was not set, so it isn't sent.
+  ...({ skipValues: [undefined] } as object),
+})
+
+/** A whole frame. Values are what msgpack knows; properties that are undefined are left out. */
+export function encodeFrame(value: unknown[]): Uint8Array {
+  const frame = packr.pack(value, RESERVE_START_SPACE | lengthBytes)
+  frame.writeUInt32BE(frame.length - lengthBytes, 0)
+  return frame
+}

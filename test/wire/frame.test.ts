@@ -1,0 +1,172 @@
+import t from 'tap'
+import fc from 'fast-check'
+import { MqError } from '../../src/errors.ts'
+import { encodeFrame, FrameReader } from '../../src/wire/frame.ts'
+import { plainDecode, valueOf } from './arbitrary.ts'
+
+const frameBytesMax = 1 << 20
+
+/** Reads `chunks` and returns what came out, as text, and the headroom of each frame. */
+function read(chunks: readonly Uint8Array[], options: { headroom?: number; preface?: boolean } = {}) {
+  const frames: string[] = []
+  const headrooms: number[] = []
+  const reader = new FrameReader({ frameBytesMax, headroom: 0, ...options }, (bytes, headroom) => {
+    frames.push(Buffer.from(bytes).toString('hex'))
+    headrooms.push(headroom)
+  })
+  for (const chunk of chunks) reader.push(Uint8Array.from(chunk))
+  return { frames, headrooms, reader }
+}
+
+function stream(...bodies: Uint8Array[]): Uint8Array {
+  return Buffer.concat(
+    bodies.flatMap((body) => {
+      const length = Buffer.alloc(4)
+      length.writeUInt32BE(body.length)
+      return [length, body]
+    }),
+  )
+}
+
+const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex')
+
+t.test('a stream cut at any byte gives the same frames', (t) => {
+  const bodies = [1, 3, 200, 2, 70].map((length, i) => new Uint8Array(length).fill(i + 1))
+  const bytes = Buffer.concat([Buffer.from('MQB1'), stream(...bodies)])
+  for (let cut = 0; cut <= bytes.length; cut++) {
+    const { frames, reader } = read([bytes.subarray(0, cut), bytes.subarray(cut)], {
+      preface: true,
+      headroom: 5,
+    })
+    t.same(frames, bodies.map(hex), `cut at ${cut}`)
+    t.notOk(reader.hasPartial)
+  }
+  const { frames } = read(
+    [...bytes].map((byte) => Uint8Array.of(byte)),
+    { preface: true },
+  )
+  t.same(frames, bodies.map(hex), 'one byte at a time')
+  t.end()
+})
+
+t.test('a stream cut at random gives the same frames, and headroom that is free to overwrite', (t) => {
+  const bodies = fc.array(fc.uint8Array({ minLength: 1, maxLength: 50 }), { minLength: 1, maxLength: 10 })
+  const cuts = fc.array(fc.nat(400))
+  fc.assert(
+    fc.property(bodies, cuts, fc.nat(30), (bodies, cuts, headroom) => {
+      const bytes = stream(...bodies)
+      const ends = [...cuts.map((it) => it % (bytes.length + 1)), bytes.length].sort((a, b) => a - b)
+      const kept: Uint8Array[] = []
+      const reader = new FrameReader({ frameBytesMax, headroom }, (frame, room) => {
+        new Uint8Array(frame.buffer, frame.byteOffset - room, room).fill(0xee)
+        kept.push(frame)
+      })
+      let at = 0
+      for (const end of ends) {
+        reader.push(Uint8Array.from(bytes.subarray(at, end)))
+        at = end
+      }
+      t.same(kept.map(hex), bodies.map(hex))
+    }),
+  )
+  t.end()
+})
+
+t.test('a frame within a chunk is a view, with the 4 bytes of its length as headroom', (t) => {
+  const chunk = Uint8Array.from(stream(Uint8Array.of(1, 2), Uint8Array.of(3)))
+  const seen: Uint8Array[] = []
+  const reader = new FrameReader({ frameBytesMax, headroom: 64 }, (frame, headroom) => {
+    t.equal(headroom, 4)
+    seen.push(frame)
+  })
+  reader.push(chunk)
+  t.same(
+    seen.map((it) => [it.buffer === chunk.buffer, it.byteOffset, it.length]),
+    [
+      [true, 4, 2],
+      [true, 10, 1],
+    ],
+  )
+  t.end()
+})
+
+t.test('a frame that spans chunks stands in memory of its own, behind the headroom asked for', (t) => {
+  const body = new Uint8Array(300_000).map((_, i) => i)
+  const bytes = stream(body)
+  const chunks = [bytes.subarray(0, 10), bytes.subarray(10, 100_000), bytes.subarray(100_000)]
+  const { frames, headrooms } = read(chunks, { headroom: 64 })
+  t.equal(frames[0], hex(body))
+  t.same(headrooms, [64])
+  t.end()
+})
+
+t.test('hasPartial from the first byte of a length to the last of its frame', (t) => {
+  const { reader } = read([])
+  const seen = [...stream(Uint8Array.of(7, 8))].map((byte) => {
+    reader.push(Uint8Array.of(byte))
+    return reader.hasPartial
+  })
+  t.same(seen, [true, true, true, true, true, false])
+  t.end()
+})
+
+t.test('the limit applies from the next length on', (t) => {
+  const lengths: number[] = []
+  const reader = new FrameReader({ frameBytesMax: 10, headroom: 0 }, (bytes) => {
+    lengths.push(bytes.length)
+    reader.frameBytesMax = 20
+  })
+  reader.push(stream(new Uint8Array(10), new Uint8Array(20)))
+  t.same(lengths, [10, 20])
+  t.throws(() => reader.push(stream(new Uint8Array(21))), { code: 'FRAME_TOO_LARGE' })
+  t.end()
+})
+
+t.test('what the callee throws passes through and ends the reader', (t) => {
+  let calls = 0
+  const reader = new FrameReader({ frameBytesMax, headroom: 0 }, () => {
+    calls++
+    throw new MqError('BAD_FRAME', 'no')
+  })
+  t.throws(() => reader.push(stream(Uint8Array.of(1), Uint8Array.of(2))), { code: 'BAD_FRAME' })
+  reader.push(stream(Uint8Array.of(3)))
+  t.equal(calls, 1)
+  t.end()
+})
+
+t.test('a reader that was stopped hands out nothing more, even of the same chunk', (t) => {
+  let calls = 0
+  const reader = new FrameReader({ frameBytesMax, headroom: 0 }, () => {
+    calls++
+    reader.stop()
+  })
+  reader.push(stream(Uint8Array.of(1), Uint8Array.of(2)))
+  t.equal(calls, 1)
+  t.notOk(reader.hasPartial)
+  t.end()
+})
+
+t.test('a claimed length allocates only with the bytes that come', (t) => {
+  // 200 claims of 16 MiB would be 3 GiB.
+  const before = process.memoryUsage().arrayBuffers
+  const readers = Array.from({ length: 200 }, () => {
+    const reader = new FrameReader({ frameBytesMax: 16 << 20, headroom: 64 }, () =>
+      t.fail('nothing is complete'),
+    )
+    reader.push(Uint8Array.of(1, 0, 0, 0, 9))
+    return reader
+  })
+  t.ok(readers.every((it) => it.hasPartial))
+  t.ok(process.memoryUsage().arrayBuffers - before < 32 << 20)
+  t.end()
+})
+
+t.test('a frame is what any msgpack library reads: a length, then an array', (t) => {
+  const frame = encodeFrame([40, 7, { a: 1, left: undefined, big: 2 ** 40 }])
+  t.equal(Buffer.from(frame).readUInt32BE(0), frame.length - 4)
+  t.same(plainDecode(valueOf(frame)), [40, 7, { a: 1, big: 2 ** 40 }])
+  const large = encodeFrame([40, 7, 'x'.repeat(100_000)])
+  t.equal(Buffer.from(large).readUInt32BE(0), large.length - 4)
+  t.same(plainDecode(valueOf(frame)), [40, 7, { a: 1, big: 2 ** 40 }], 'which is not written again')
+  t.end()
+})
