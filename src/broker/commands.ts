@@ -1,16 +1,20 @@
-/** One short handler for each command. A handler answers exactly once, or throws the MqError that is the answer. */
+/**
+ * One short handler for each command. A handler answers exactly once, or throws the MqError that is the answer.
+ * Names, ids and ranges have been checked where frames are decoded (`wire/codec.ts`).
+ */
 import type { RequestHandler } from '../frontend/listener.ts'
 import type { Request, Session } from '../frontend/session.ts'
 import { invariant, MqError } from '../errors.ts'
 import type { Reply } from '../partition/leader.ts'
 import { limits, type PartitionId, type QueueId } from '../types.ts'
+import { lookupToResult } from '../wire/codec.ts'
 import { crcOf, largestMessageBytes, readBatch, validateAttributes } from '../wire/batch.ts'
 import type { ExtendRequest, LookupResult, ReceiveRequest, RequestId, SendRequest, SettleRequest } from '../wire/messages.ts'
 import { settleAction } from '../wire/messages.ts'
 import type { RunningBroker } from './broker.ts'
 import type { Partition, ReplyTo } from './partition.ts'
 import type { Queue, Waiter } from './queue.ts'
-import { checkQueueName, parseQueueOptions, sameOptions } from './queue-options.ts'
+import { parseQueueOptions, sameOptions } from './queue-options.ts'
 import { similarNames } from './similar-names.ts'
 
 /** Long polls that may wait on one connection. */
@@ -41,7 +45,7 @@ export class Commands implements RequestHandler {
       case 'extend':
         return this.#extend(session, request)
       case 'lookup':
-        return this.#ok(session, request.id, this.#lookup(request.name))
+        return this.#ok(session, request.id, lookupToResult(this.#lookup(request.name)))
       case 'createQueue':
         return this.#exclusively(session, request.id, () => this.#createQueue(request.name, request.options))
       case 'deleteQueue':
@@ -187,7 +191,6 @@ export class Commands implements RequestHandler {
   }
 
   async #createQueue(name: string, given: Record<string, unknown>): Promise<null> {
-    checkQueueName(name)
     const options = parseQueueOptions(given)
     const existing = this.#broker.queues.get(name)
     if (existing !== undefined) {
@@ -241,7 +244,6 @@ export class Commands implements RequestHandler {
   }
 
   #named(name: string): Queue {
-    checkQueueName(name)
     const queue = this.#broker.queues.get(name)
     if (queue !== undefined) return queue
     const similar = similarNames(name, this.#broker.queues.keys())

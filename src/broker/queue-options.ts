@@ -74,13 +74,3 @@ export function sameOptions(a: QueueOptions, b: QueueOptions): boolean {
   const [x, y] = [effectiveOptions(a), effectiveOptions(b)]
   return (Object.keys(x) as (keyof EffectiveQueueOptions)[]).every((key) => x[key] === y[key])
 }
-
-const allowedName = /^[A-Za-z0-9][A-Za-z0-9._-]*$/
-
-/** @throws MqError INVALID_NAME */
-export function checkQueueName(name: string): void {
-  if (name.length < 1 || name.length > limits.queueNameBytesMax || !allowedName.test(name) || name.includes('..')) {
-    const shown = JSON.stringify(name.length > 60 ? `${name.slice(0, 60)}…` : name)
-    throw new MqError('INVALID_NAME', `${shown} is no queue name`)
-  }
-}

@@ -101,7 +101,7 @@ export class Session {
 
   answerDelivered(id: RequestId, deliveries: Delivery[]): void {
     if (!this.#settle(id)) return
-    this.#connection.send(...encodeDelivered({ op: 'delivered', id, deliveries }))
+    this.#connection.send(...encodeDelivered(id, deliveries))
     this.#sent()
   }
 
@@ -160,7 +160,8 @@ export class Session {
       frame = decodeClientFrame(bytes)
     } catch (error) {
       if (!(error instanceof RequestError)) throw error
-      if (this.#mode === 'handshake') throw error.error
+      // Id 0: the fault concerns the connection itself.
+      if (this.#mode === 'handshake' || error.id === 0) return this.close(error.error)
       this.#begin(error.id)
       this.refuse(error.id, error.error)
       return

@@ -1,0 +1,34 @@
+/** How the commands that talk to a broker find it. */
+import type { Command } from 'commander'
+import { connect, type MqClient } from '../index.ts'
+
+const defaultServer = '127.0.0.1:7650'
+
+export interface ConnectionOptions {
+  readonly server?: string
+}
+
+export function withServer(command: Command): Command {
+  return command.option(
+    '--server <ADDRESS>',
+    `where the broker listens, several addresses with commas (default: MQ_SERVER, else ${defaultServer})`,
+  )
+}
+
+/** Connects, does `work`, and disconnects whatever came of it. */
+export async function withClient<T>(
+  options: ConnectionOptions,
+  work: (client: MqClient) => Promise<T>,
+): Promise<T> {
+  // An empty variable counts as unset, as it does for `start`.
+  const servers = options.server ?? (process.env.MQ_SERVER || defaultServer)
+  const client = await connect({
+    servers: servers.split(',').map((server) => server.trim()),
+    name: 'mq-broker',
+  })
+  try {
+    return await work(client)
+  } finally {
+    await client.close()
+  }
+}

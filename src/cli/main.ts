@@ -1,0 +1,71 @@
+/**
+ * The `mq-broker` command. Exit codes: 0 done; 1 refused or failed, with one line on stderr that says what to do;
+ * 2 wrong usage.
+ */
+import { readFileSync } from 'node:fs'
+import { Command, CommanderError } from 'commander'
+import { exitCodeOf, failureLine } from './failure.ts'
+import { flush, note, ReaderGone } from './output.ts'
+
+/** What a command group adds to its entry in the program: its options and what it does. */
+export type Define = (command: Command) => void
+
+interface Group {
+  readonly description: string
+  readonly load: () => Promise<{ define: Define }>
+}
+
+const groups: Readonly<Record<string, Group>> = {
+  start: { description: 'run a broker in this terminal', load: () => import('./start.ts') },
+  queue: { description: 'list, create, describe and remove queues', load: () => import('./queue.ts') },
+  send: { description: 'send one message, or each line of stdin', load: () => import('./send.ts') },
+  receive: { description: 'receive messages and print them', load: () => import('./receive.ts') },
+}
+
+/** Runs the command that `argv` (as in `process.argv`) asks for, and sets the process's exit code. */
+export async function main(argv: readonly string[]): Promise<void> {
+  // Both streams may lose their reader at any time. Whoever prints learns of it from its own write.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
+  try {
+    const program = await createProgram(argv)
+    await program.parseAsync(argv)
+    await flush()
+  } catch (error) {
+    process.exitCode = exitCodeOf(error)
+    // Commander has printed already, be it the help or what is wrong.
+    if (!(error instanceof CommanderError || error instanceof ReaderGone)) note(failureLine(error))
+  }
+}
+
+/** Only the group that is asked for is loaded: `send` has no use for the broker, and no time for it. */
+async function createProgram(argv: readonly string[]): Promise<Command> {
+  const program = new Command('mq-broker')
+  program
+    .description('A durable message broker: start it, and talk to it.')
+    .version(version(), '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'print this help')
+    .exitOverride()
+    .configureOutput({ outputError: (text) => note(usageLine(text)) })
+    .showSuggestionAfterError()
+  for (const [name, { description, load }] of Object.entries(groups)) {
+    const command = program.command(name).description(description)
+    if (!argv.includes(name)) continue
+    const { define } = await load()
+    define(command)
+  }
+  return program
+}
+
+/** Commander's message, which may have lines, in one line that says where to look. */
+function usageLine(text: string): string {
+  const what = text
+    .trim()
+    .replace(/^error: /, '')
+    .replaceAll(/\s*\n\s*/g, ' ')
+  return `mq-broker: ${what} (see mq-broker --help)`
+}
+
+function version(): string {
+  const file = new URL('../../package.json', import.meta.url)
+  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version
+}

@@ -1,0 +1,44 @@
+import type { Abandonment } from './ending.ts'
+
+/** Something under way that somebody waits for. */
+export interface Work {
+  /** Rejects all that still waits for it. */
+  abandon(why: Abandonment): void
+}
+
+/** What is under way in a client, so that `drain` and `close` can wait until nothing is, or let go of it all. */
+export class Activity {
+  readonly #works = new Set<Work>()
+  readonly #waiting = new Set<() => void>()
+
+  get count(): number {
+    return this.#works.size
+  }
+
+  begin(work: Work): void {
+    this.#works.add(work)
+  }
+
+  /** Idempotent. */
+  end(work: Work): void {
+    if (!this.#works.delete(work) || this.#works.size > 0) return
+    const waiting = [...this.#waiting]
+    this.#waiting.clear()
+    for (const run of waiting) run()
+  }
+
+  abandon(why: Abandonment): void {
+    for (const work of [...this.#works]) work.abandon(why)
+  }
+
+  /** Runs `run` once nothing is under way: now, or later. */
+  whenIdle(run: () => void): void {
+    if (this.#works.size === 0) run()
+    else this.#waiting.add(run)
+  }
+
+  /** Takes `whenIdle(run)` back. */
+  forget(run: () => void): void {
+    this.#waiting.delete(run)
+  }
+}

@@ -1,0 +1,26 @@
+import { BatchBuilder } from '../wire/batch.ts'
+
+/** Builders kept for the next batch. Each holds a slab that several batches share. */
+const idleMax = 8
+
+/** Batch builders are lent to whoever builds a batch: a client has many queues, and few batches open at once. */
+export class BuilderPool {
+  readonly #idle: BatchBuilder[] = []
+  #lent = 0
+
+  /** Builders in use. */
+  get lent(): number {
+    return this.#lent
+  }
+
+  take(): BatchBuilder {
+    this.#lent++
+    return this.#idle.pop() ?? new BatchBuilder()
+  }
+
+  /** Takes back one that is empty. */
+  give(builder: BatchBuilder): void {
+    this.#lent--
+    if (this.#idle.length < idleMax) this.#idle.push(builder)
+  }
+}

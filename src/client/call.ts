@@ -1,0 +1,186 @@
+/**
+ * A request with one answer, other than sends and settles: it is sent again on each new connection, and again after
+ * a pause when the broker could not serve it just then, until its time is over.
+ */
+import type { Timer } from '../env.ts'
+import { MqError } from '../errors.ts'
+import type { RequestId } from '../wire/messages.ts'
+import type { Work } from './activity.ts'
+import { checkOnline, retryPause, type Core } from './core.ts'
+import type { Deadline, Place } from './deadlines.ts'
+import { abandoned, aborted, mayHaveBegun, timedOut, type Abandonment } from './ending.ts'
+import { errorOf, type Answer, type Request } from './session.ts'
+
+export interface CallSpec<T> {
+  /** For messages: what is done. */
+  readonly what: string
+  /** From now, in milliseconds; Infinity: no end. */
+  readonly timeoutMs: number
+  readonly signal?: AbortSignal | undefined
+  /** Whether the broker should hear that the call was given up, and can end it. */
+  readonly cancellable?: boolean
+  /** The frame; called for each connection. */
+  encode(id: RequestId): Uint8Array
+  /** The result. Only answers other than ERROR come here. */
+  read(answer: Answer): T
+  /**
+   * What an error means if it isn't what it says, or null to reject with it.
+   * @param mayBeDone an earlier copy of this request may have been carried out
+   */
+  readError?(error: MqError, mayBeDone: boolean): { result: T } | null
+  /** It will be sent again because of this error. */
+  retrying?(error: MqError): void
+}
+
+/** @throws MqError the broker's refusal; TIMEOUT, ABORTED, CLOSED, DISCONNECTED, THROTTLED */
+export function runCall<T>(core: Core, spec: CallSpec<T>): Promise<T> {
+  return new Promise<T>((resolve, reject) => {
+    new Call(core, spec, resolve, reject).begin()
+  })
+}
+
+export class Call<T> implements Request, Deadline, Work {
+  place: Place | null = null
+  readonly #core: Core
+  readonly #spec: CallSpec<T>
+  readonly #resolve: (result: T) => void
+  readonly #reject: (error: MqError) => void
+  /** In the session's table: its id; 0 while it pauses and once it has ended. */
+  #id = 0
+  /** On the present connection, unanswered. */
+  #onWire = false
+  /** A connection ended while it was there: nobody knows whether it was done. */
+  #doubtful = false
+  #pause: Timer | null = null
+  #ended = false
+  #onAbort: (() => void) | null = null
+
+  constructor(core: Core, spec: CallSpec<T>, resolve: (result: T) => void, reject: (error: MqError) => void) {
+    this.#core = core
+    this.#spec = spec
+    this.#resolve = resolve
+    this.#reject = reject
+  }
+
+  /** @throws MqError DISCONNECTED, THROTTLED: it has not begun */
+  begin(): void {
+    const { signal, timeoutMs, what } = this.#spec
+    const { session, activity, deadlines, turn } = this.#core
+    checkOnline(this.#core)
+    if (session.isFull) throw new MqError('THROTTLED', 'too many calls wait for an answer', { outcome: 'failed' })
+    activity.begin(this)
+    if (timeoutMs !== Infinity) deadlines.set(this, turn.nowMs, timeoutMs)
+    if (signal !== undefined) {
+      this.#onAbort = () => this.#giveUp(aborted(what, signal, this.#mayBeDone))
+      signal.addEventListener('abort', this.#onAbort)
+    }
+    this.#id = session.start(this)
+  }
+
+  get #mayBeDone(): boolean {
+    return this.#onWire || this.#doubtful
+  }
+
+  encode(id: RequestId): readonly Uint8Array[] {
+    this.#onWire = true
+    return [this.#spec.encode(id)]
+  }
+
+  interrupted(): boolean {
+    this.#doubtful = true
+    this.#onWire = false
+    return true
+  }
+
+  answered(answer: Answer): void {
+    this.#id = 0
+    this.#onWire = false
+    if (answer.op === 'error') this.#refused(errorOf(answer))
+    else {
+      let result: T
+      try {
+        result = this.#spec.read(answer)
+      } catch (error) {
+        if (!(error instanceof MqError)) throw error
+        this.#end()
+        this.#reject(error)
+        return
+      }
+      this.#end()
+      this.#resolve(result)
+    }
+  }
+
+  #refused(error: MqError): void {
+    switch (error.code) {
+      case 'THROTTLED':
+      case 'STOPPING':
+      case 'NOT_LEADER':
+      case 'STALE_EPOCH':
+        this.#spec.retrying?.(error)
+        this.#pause = this.#core.clock.after(retryPause(this.#core, error.details), () => {
+          this.#pause = null
+          this.#id = this.#core.session.start(this)
+        })
+        return
+    }
+    const read = this.#spec.readError?.(error, this.#doubtful) ?? null
+    this.#end()
+    if (read !== null) this.#resolve(read.result)
+    else {
+      const { code, message, details } = error
+      const outcome = this.#doubtful || mayHaveBegun(code) ? 'unknown' : 'failed'
+      this.#reject(new MqError(code, message, { outcome, details }))
+    }
+  }
+
+  expire(): void {
+    this.#giveUp(timedOut(this.#spec.what, this.#mayBeDone))
+  }
+
+  abandon(why: Abandonment): void {
+    this.#giveUp(abandoned(this.#spec.what, why, this.#mayBeDone))
+  }
+
+  /** Nobody wants it any more. */
+  cancel(): void {
+    this.#giveUp(new MqError('CANCELLED', `${this.#spec.what} was given up`, { outcome: 'unknown' }))
+  }
+
+  /** Ends it early with `result`. */
+  finish(result: T): void {
+    if (this.#ended) return
+    this.#forget()
+    this.#end()
+    this.#resolve(result)
+  }
+
+  /**
+   * Asks the broker to answer now.
+   * @returns false when no broker has it
+   */
+  hurry(): boolean {
+    return this.#id !== 0 && this.#core.session.cancel(this.#id)
+  }
+
+  #giveUp(error: MqError): void {
+    if (this.#ended) return
+    this.#forget()
+    this.#end()
+    this.#reject(error)
+  }
+
+  #forget(): void {
+    if (this.#id !== 0) this.#core.session.forget(this.#id, this.#spec.cancellable === true)
+    this.#id = 0
+  }
+
+  #end(): void {
+    this.#ended = true
+    this.#pause?.cancel()
+    this.#pause = null
+    this.#core.deadlines.remove(this)
+    if (this.#onAbort !== null) this.#spec.signal?.removeEventListener('abort', this.#onAbort)
+    this.#core.activity.end(this)
+  }
+}

@@ -1,0 +1,193 @@
+/** Queues and messages by the command, against a broker that the command started. */
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import t, { type Test } from 'tap'
+import { assertOneLine, firstLine, runOn, startBroker } from './process.ts'
+
+const receiptForm = /^[A-Za-z][A-Za-z0-9_.-]*$/
+
+async function brokerWithQueue(t: Test, ...options: string[]) {
+  const broker = await startBroker(t, join(t.testdir(), 'data'))
+  const { code } = await broker.run(['queue', 'create', 'orders', ...options])
+  t.equal(code, 0)
+  return broker
+}
+
+t.test('queue create, ls, info, rm', async (t) => {
+  const broker = await startBroker(t, join(t.testdir(), 'data'))
+  const create = ['queue', 'create', 'orders', '--visibility-timeout', '5s', '--max-message-bytes', '2KiB']
+  t.strictSame(await broker.run(create), { code: 0, stdout: 'queue orders is ready\n', stderr: '' })
+  t.equal((await broker.run(create)).code, 0, 'the same once more is as if created')
+
+  const differently = await broker.run(['queue', 'create', 'orders', '--visibility-timeout', '6s'])
+  t.equal(differently.code, 1)
+  assertOneLine(t, differently.stderr, /\(QUEUE_EXISTS\)/)
+
+  await broker.run(['send', 'orders', 'hello'])
+  const ls = await broker.run(['queue', 'ls'])
+  t.match(ls.stdout, /^NAME +MESSAGES .*\norders +1 +1 +replicas +disk\n$/)
+  const lsJson = JSON.parse((await broker.run(['queue', 'ls', '--json'])).stdout)
+  t.match(lsJson, [
+    { name: 'orders', messages: 1, options: { visibilityTimeoutMs: 5000, maxMessageBytes: 2048 } },
+  ])
+  t.equal(lsJson.length, 1)
+
+  const info = await broker.run(['queue', 'info', 'orders'])
+  t.match(info.stdout, /\nready +1\n/)
+  t.match(info.stdout, /\nvisibility-timeout +5s\n/)
+  t.match(info.stdout, /\nmax-message-bytes +2KiB\n/)
+  const infoJson = JSON.parse((await broker.run(['queue', 'info', 'orders', '--json'])).stdout)
+  t.match(infoJson, {
+    name: 'orders',
+    messages: { ready: 1, leased: 0, delayed: 0 },
+    partitions: [{ id: 0 }],
+  })
+
+  t.strictSame(await broker.run(['queue', 'rm', 'orders']), {
+    code: 0,
+    stdout: 'queue orders is removed\n',
+    stderr: '',
+  })
+  t.strictSame(JSON.parse((await broker.run(['queue', 'ls', '--json'])).stdout), [])
+})
+
+t.test('an option that is not built yet is refused, not ignored', async (t) => {
+  const broker = await startBroker(t, join(t.testdir(), 'data'))
+  for (const flag of ['--ordered-batch', '--max-bytes=1GiB', '--overflow=dropOldest', '--retain-acked=1d']) {
+    const { code, stderr } = await broker.run(['queue', 'create', 'orders', flag])
+    t.equal(code, 1, flag)
+    assertOneLine(t, stderr, /\(UNSUPPORTED\)/)
+  }
+  t.strictSame(JSON.parse((await broker.run(['queue', 'ls', '--json'])).stdout), [])
+})
+
+t.test('echo hello | send orders -, then receive orders --ack', async (t) => {
+  const broker = await brokerWithQueue(t)
+  const sent = await broker.run(['send', 'orders', '-'], { input: 'hello\n' })
+  t.equal(sent.code, 0)
+  t.match(sent.stdout, /^\S+\/0\/\d+-\d+\n$/)
+  t.equal(sent.stderr, '')
+  t.strictSame(await broker.run(['receive', 'orders', '--ack']), { code: 0, stdout: 'hello\n', stderr: '' })
+  t.strictSame(
+    await broker.run(['receive', 'orders', '--ack']),
+    { code: 0, stdout: '', stderr: '' },
+    'it is gone',
+  )
+  t.equal((await broker.run(['receive', 'orders', '--json'])).stdout, '[]\n')
+})
+
+t.test('each line is a message, in order, and so are the ids', async (t) => {
+  const broker = await brokerWithQueue(t)
+  const input = Array.from({ length: 2500 }, (_, i) => `message ${i}\n`).join('')
+  const sent = await broker.run(['send', 'orders', '-'], { input })
+  t.equal(new Set(sent.stdout.trimEnd().split('\n')).size, 2500)
+  let received = ''
+  for (;;) {
+    const { stdout } = await broker.run(['receive', 'orders', '--max', '1000', '--ack'])
+    if (stdout === '') break
+    received += stdout
+  }
+  t.ok(received === input, 'what was sent came back')
+})
+
+t.test('without --ack the lease is kept and the receipt printed', async (t) => {
+  const broker = await brokerWithQueue(t)
+  await broker.run(['send', 'orders', 'hello'])
+  const { stdout } = await broker.run(['receive', 'orders'])
+  const [body, receipt] = stdout.trimEnd().split('\t')
+  t.equal(body, 'hello')
+  t.match(receipt, receiptForm)
+  t.equal((await broker.run(['receive', 'orders'])).stdout, '', 'it is leased')
+  const info = JSON.parse((await broker.run(['queue', 'info', 'orders', '--json'])).stdout)
+  t.match(info.messages, { ready: 0, leased: 1 })
+})
+
+t.test('--json keeps every body, header and fact', async (t) => {
+  const broker = await brokerWithQueue(t)
+  const sent = await broker.run(['send', 'orders', 'grüße', '--header', 'a=1', '--header', 'b=x=y', '--json'])
+  const { id, ...facts } = JSON.parse(sent.stdout)
+  t.strictSame(facts, { duplicate: false, confirm: 'replicas', storage: 'disk' })
+  await broker.run(['send', 'orders', '-'], { input: Uint8Array.of(0xff, 0x00, 0x0a) })
+
+  const received = JSON.parse((await broker.run(['receive', 'orders', '--max', '2', '--json'])).stdout)
+  t.equal(received.length, 2)
+  t.match(received[0], {
+    id,
+    queue: 'orders',
+    body: 'grüße',
+    headers: { a: '1', b: 'x=y' },
+    deliveryCount: 1,
+  })
+  t.match(received[0].receipt, receiptForm)
+  t.equal(received[1].bodyBase64, '/wA=')
+  t.notOk('body' in received[1])
+})
+
+t.test('a lease that was told to be short comes back, counted', async (t) => {
+  const broker = await brokerWithQueue(t)
+  await broker.run(['send', 'orders', 'hello'])
+  await broker.run(['receive', 'orders', '--visibility-timeout', '1'])
+  const again = await broker.run(['receive', 'orders', '--wait', '20s', '--json'])
+  t.match(JSON.parse(again.stdout), [{ body: 'hello', deliveryCount: 2 }])
+})
+
+t.test('receive --wait gets what is sent meanwhile', async (t) => {
+  const broker = await brokerWithQueue(t)
+  const [received] = await Promise.all([
+    broker.run(['receive', 'orders', '--wait', '20s', '--ack']),
+    broker.run(['send', 'orders', 'hello']),
+  ])
+  t.equal(received.stdout, 'hello\n')
+})
+
+t.test('a queue that is missing: 1, and the ones with near names are told', async (t) => {
+  const broker = await brokerWithQueue(t)
+  for (const args of [
+    ['send', 'ordres', 'hello'],
+    ['receive', 'ordres'],
+    ['queue', 'info', 'ordres'],
+    ['queue', 'rm', 'ordres'],
+  ]) {
+    const { code, stdout, stderr } = await broker.run(args)
+    t.equal(code, 1)
+    t.equal(stdout, '')
+    assertOneLine(t, stderr, /ordres.*orders.*\(QUEUE_NOT_FOUND\)/)
+  }
+})
+
+t.test('a line that is refused is named, and what came before it is sent', async (t) => {
+  const broker = await brokerWithQueue(t, '--max-message-bytes', '10')
+  const { code, stdout, stderr } = await broker.run(['send', 'orders', '-'], {
+    input: `one\n${'x'.repeat(11)}\n`,
+  })
+  t.equal(code, 1)
+  t.equal(stdout.trimEnd().split('\n').length, 1)
+  assertOneLine(t, stderr, /line 2 .*\(MESSAGE_TOO_LARGE\)/)
+  t.equal((await broker.run(['receive', 'orders', '--max', '5', '--ack'])).stdout, 'one\n')
+})
+
+t.test('ids are printed while the input goes on', async (t) => {
+  const broker = await brokerWithQueue(t)
+  const child = runOn(t, ['send', 'orders', '-'], { MQ_SERVER: broker.listen })
+  child.stdin.write('hello\n')
+  t.match(await firstLine(child), /^\S+\/0\/\d+-\d+$/)
+  t.equal(child.exitCode, null, 'it is still there')
+})
+
+t.test('nobody reads on: it ends quietly, and what was not printed is not acked', async (t) => {
+  const broker = await brokerWithQueue(t)
+  await broker.run(['send', 'orders', 'hello'])
+  const child = runOn(t, ['receive', 'orders', '--ack'], { MQ_SERVER: broker.listen })
+  child.stdout.destroy()
+  const [stderr, [code]] = await Promise.all([text(child.stderr), once(child, 'exit')])
+  t.equal(code, 0)
+  t.equal(stderr, '')
+  t.equal((await broker.run(['receive', 'orders', '--ack'])).stdout, 'hello\n')
+})
+
+t.test('--server wins over MQ_SERVER', async (t) => {
+  const broker = await brokerWithQueue(t)
+  const { code } = await broker.run(['queue', 'ls', '--server', '127.0.0.1:1'])
+  t.equal(code, 1)
+})

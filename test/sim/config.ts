@@ -1,0 +1,137 @@
+/**
+ * What one seed chooses, swarm-style: each run has only some of the faults and some of the operations, so that none
+ * drowns the others and rare combinations come up.
+ */
+import type { FaultOptions } from '../../src/sim/faults.ts'
+import { SeededRandom } from '../../src/sim/random.ts'
+import type { LogOptions } from '../../src/storage/log.ts'
+import type { QueueOptions } from '../../src/types.ts'
+
+/** What the driver does to processes, network and disk, beside the chances in `FaultOptions`. */
+export const chaosActions = [
+  'crashBroker',
+  'stopBroker',
+  'failCommit',
+  'stickCommit',
+  'fillDisk',
+  'pauseBroker',
+  'jumpClock',
+  'crashClient',
+  'pauseClient',
+  'cut',
+  'blackHole',
+  'partition',
+] as const
+export type ChaosAction = (typeof chaosActions)[number]
+
+export const operationKinds = [
+  'createQueue',
+  'send',
+  'sendBatch',
+  'receive',
+  'ack',
+  'ackMany',
+  'doubleAck',
+  'ackOld',
+  'extend',
+  'letExpire',
+  'reconnect',
+] as const
+export type OperationKind = (typeof operationKinds)[number]
+
+export interface SimConfig {
+  readonly queues: readonly { readonly name: string; readonly options: QueueOptions }[]
+  readonly clients: number
+  /** Sequences of operations that each client runs at the same time. */
+  readonly fibers: number
+  /** Operations of all clients together, after which faults stop and the rest is drained. */
+  readonly operations: number
+  readonly segmentBytes: number
+  readonly heartbeatMs: number
+  readonly logOptions: Partial<LogOptions>
+  readonly faults: Partial<FaultOptions>
+  /** Mean time between two chaos actions; Infinity: none. */
+  readonly chaosEveryMs: number
+  readonly chaos: Readonly<Record<ChaosAction, number>>
+  readonly weights: Readonly<Record<OperationKind, number>>
+  /** Mean pause of a fiber between two operations. */
+  readonly pauseMs: number
+  readonly bodyBytesMax: number
+  readonly batchMax: number
+  readonly receiveMax: number
+  readonly waitMsMax: number
+  readonly visibilityTimeoutMsMax: number
+  /** Of each operation: it has a short time-out, so that unknown outcomes come up. */
+  readonly shortTimeoutChance: number
+  /** Of each operation: its signal aborts it. */
+  readonly abortChance: number
+}
+
+/** `operations` overrides what the seed would choose. */
+export function chooseConfig(seed: number, operations?: number): SimConfig {
+  const random = new SeededRandom(seed).fork('config')
+  const maybe = <T>(chance: number, yes: () => T, no: T): T => (random.chance(chance) ? yes() : no)
+  const whole = (least: number, most: number): number => least + random.int(most - least + 1)
+
+  const visibilityTimeoutMsMax = random.pick([200, 1000, 5000, 20_000])
+  const queues = Array.from({ length: random.pick([1, 1, 2, 3]) }, (_, i) => ({
+    name: `q${i}`,
+    options: {
+      partitions: random.pick([1, 1, 2, 3, 5]),
+      visibilityTimeoutMs: whole(50, visibilityTimeoutMsMax),
+      ...maybe(0.3, () => ({ maxMessageBytes: random.pick([200, 2000]) }), {}),
+    },
+  }))
+  const weights = {} as Record<OperationKind, number>
+  for (const kind of operationKinds) weights[kind] = maybe(0.8, () => random.between(0.2, 1), 0)
+  weights.send = Math.max(weights.send, 0.3) * 3
+  weights.sendBatch *= 1.5
+  weights.receive = Math.max(weights.receive, 0.3) * 4
+  weights.ack *= 3
+  weights.ackMany *= 2
+  weights.createQueue *= 0.1
+  weights.reconnect *= 0.1
+  weights.letExpire *= 0.3
+  const chaos = {} as Record<ChaosAction, number>
+  for (const action of chaosActions) chaos[action] = maybe(0.45, () => random.between(0.1, 1), 0)
+
+  return {
+    queues,
+    clients: whole(1, 4),
+    fibers: whole(1, 4),
+    operations: operations ?? whole(200, 1000),
+    segmentBytes: random.pick([2_000, 10_000, 50_000, 1_000_000]),
+    heartbeatMs: random.pick([500, 2000, 10_000]),
+    logOptions: {
+      commitBytesMax: random.pick([500, 5_000, 100_000, 2 << 20]),
+      queuedBytesMax: random.pick([20_000, 1_000_000, 32 << 20]),
+      fullRetryMs: random.pick([50, 500]),
+      commitTimeoutMs: random.pick([3000, 10_000]),
+    },
+    faults: {
+      networkLatencyMs: [0.05, random.pick([0.1, 1, 20, 100])],
+      diskLatencyMs: [0.1, random.pick([0.3, 3, 30, 200])],
+      splitChance: maybe(0.4, () => random.unit() * 0.5, 0),
+      cutChance: maybe(0.4, () => random.unit() * 0.01, 0),
+      blackHoleChance: maybe(0.25, () => random.unit() * 0.003, 0),
+      connectRefusedChance: maybe(0.3, () => random.unit() * 0.5, 0),
+      delayChance: maybe(0.4, () => random.unit() * 0.03, 0),
+      delayMsMax: random.pick([50, 500, 4000]),
+      commitFailedChance: maybe(0.2, () => random.unit() * 0.003, 0),
+      slowCommitChance: maybe(0.3, () => random.unit() * 0.05, 0),
+      slowCommitMsMax: random.pick([100, 1000]),
+      stuckCommitChance: maybe(0.1, () => random.unit() * 0.001, 0),
+    },
+    chaosEveryMs: maybe(0.85, () => random.pick([100, 400, 1500, 5000]), Infinity),
+    chaos,
+    weights,
+    pauseMs: random.pick([0, 0, 1, 10, 50]),
+    bodyBytesMax: random.pick([40, 40, 300, 3000]),
+    batchMax: random.pick([3, 20, 100]),
+    receiveMax: random.pick([1, 5, 50]),
+    waitMsMax: random.pick([0, 100, 2000]),
+    visibilityTimeoutMsMax,
+    shortTimeoutChance: maybe(0.4, () => random.unit() * 0.2, 0),
+    abortChance: maybe(0.3, () => random.unit() * 0.1, 0),
+  }
+}

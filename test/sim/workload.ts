@@ -1,0 +1,387 @@
+/**
+ * What clients do. Each client process runs a few fibers, each of which does one operation after the other, drawn
+ * from the seed; every operation is entered into the history and told to the shadow, at its begin and at its end.
+ */
+import { connectWith } from '../../src/client/client.ts'
+import type { MqClient } from '../../src/client/client.ts'
+import type { Message } from '../../src/client/message.ts'
+import type { MqError } from '../../src/errors.ts'
+import { SeededRandom } from '../../src/sim/random.ts'
+import type { SimProcess } from '../../src/sim/world.ts'
+import type { OperationKind, SimConfig } from './config.ts'
+import { outcomeOf, type History, type Operation } from './history.ts'
+import type { Sent, Shadow } from './shadow.ts'
+
+/** What the clients of one run share. */
+export interface Workload {
+  readonly config: SimConfig
+  readonly history: History
+  readonly shadow: Shadow
+  /** False once the workload is over: fibers end after the operation they are in. */
+  goOn(): boolean
+  /** The visibility timeout of a queue. */
+  visibilityTimeoutMs(queue: string): number
+}
+
+interface Held {
+  readonly queue: string
+  readonly message: Message
+}
+
+/** Receipts that a client keeps for later, at most. */
+const heldMax = 200
+
+export class Client {
+  readonly name: string
+  readonly process: SimProcess
+  readonly #workload: Workload
+  readonly #random: SeededRandom
+  readonly #held: Held[] = []
+  /** Receipts that were settled, or let go: to be tried again when they are old. */
+  readonly #old: Held[] = []
+  #mq: MqClient | null = null
+  #connecting: Promise<MqClient | null> | null = null
+  #bodies = 0
+  /** Fibers that have ended. */
+  #ended = 0
+
+  constructor(process: SimProcess, label: string, workload: Workload) {
+    this.process = process
+    this.name = label
+    this.#workload = workload
+    this.#random = process.random.fork('workload')
+  }
+
+  get isDone(): boolean {
+    return this.#ended === this.#workload.config.fibers
+  }
+
+  start(): void {
+    for (let i = 0; i < this.#workload.config.fibers; i++) void this.#fiber(`${this.name}.${i}`)
+  }
+
+  /** Receives from all queues and acks what comes, until told to stop. */
+  async drain(isDrained: () => boolean): Promise<void> {
+    const { config, history } = this.#workload
+    await Promise.all(
+      config.queues.map(async ({ name: queue }) => {
+        while (!isDrained()) {
+          const mq = await this.#connected()
+          if (mq === null) {
+            await this.#sleep(100)
+            continue
+          }
+          const messages = await this.#receive(mq, queue, { max: 1000, waitMs: 200 })
+          if (messages.length > 0) await this.#ack(mq, queue, messages.map((message) => ({ queue, message })), 'ackMany')
+          else await this.#sleep(5)
+        }
+      }),
+    )
+    history.note(`${this.name} has drained`)
+  }
+
+  async #fiber(fiber: string): Promise<void> {
+    const { config } = this.#workload
+    while (this.#workload.goOn()) {
+      const mq = await this.#connected()
+      if (mq === null) {
+        await this.#sleep(100)
+        continue
+      }
+      await this.#operation(mq, fiber)
+      if (config.pauseMs > 0) await this.#sleep(this.#random.between(0, 2 * config.pauseMs))
+      // An operation may end at once, again and again: time must go on.
+      else if (this.#random.chance(0.2)) await this.#sleep(this.#random.between(0, 1))
+    }
+    this.#ended++
+  }
+
+  #sleep(ms: number): Promise<void> {
+    return new Promise((resolve) => this.process.env.clock.after(ms, resolve))
+  }
+
+  /** The connection, or null if there is none for now. */
+  async #connected(): Promise<MqClient | null> {
+    if (this.#mq !== null) return this.#mq
+    this.#connecting ??= this.#connect()
+    return this.#connecting
+  }
+
+  async #connect(): Promise<MqClient | null> {
+    const { history } = this.#workload
+    const operation = history.begin(this.name, 'connect ')
+    try {
+      const mq = await connectWith(this.process.env, { servers: ['broker:7650'], name: this.name, timeoutMs: 5000 })
+      this.#mq = mq
+      history.end(operation, 'ok', '', '')
+      return mq
+    } catch (error) {
+      const { outcome, code } = outcomeOf(error)
+      history.end(operation, outcome, code, '')
+      return null
+    } finally {
+      this.#connecting = null
+    }
+  }
+
+  async #operation(mq: MqClient, fiber: string): Promise<void> {
+    const { config } = this.#workload
+    const kind = pickWeighted(this.#random, config.weights)
+    const { name: queue, options } = this.#random.pick(config.queues)
+    switch (kind) {
+      case 'createQueue':
+        return this.createQueue(mq, queue, options)
+      case 'send':
+        return this.#send(mq, fiber, queue)
+      case 'sendBatch':
+        return this.#sendBatch(mq, fiber, queue)
+      case 'receive': {
+        const messages = await this.#receive(mq, queue, {
+          max: 1 + this.#random.int(config.receiveMax),
+          waitMs: this.#random.int(config.waitMsMax + 1),
+          ...(this.#random.chance(0.3)
+            ? { visibilityTimeoutMs: 50 + this.#random.int(config.visibilityTimeoutMsMax) }
+            : {}),
+        })
+        for (const message of messages) this.#held.push({ queue, message })
+        while (this.#held.length > heldMax) this.#retire(this.#held.shift()!)
+        return
+      }
+      case 'ack':
+      case 'doubleAck': {
+        const held = this.#takeHeld()
+        if (held === undefined) return
+        const first = this.#ack(mq, held.queue, [held], 'ack')
+        // Sometimes before the first answer is there, sometimes after.
+        if (kind === 'doubleAck' && this.#random.chance(0.5)) await this.#ack(mq, held.queue, [held], 'ack')
+        await first
+        if (kind === 'doubleAck') await this.#ack(mq, held.queue, [held], 'ack')
+        this.#retire(held)
+        return
+      }
+      case 'ackMany': {
+        const some = this.#held.splice(0, 1 + this.#random.int(50)).filter((held) => held.queue === queue)
+        if (some.length > 0) await this.#ack(mq, queue, some, 'ackMany')
+        for (const held of some) this.#retire(held)
+        return
+      }
+      case 'ackOld': {
+        if (this.#old.length === 0) return
+        const held = this.#random.pick(this.#old)
+        return this.#ack(mq, held.queue, [held], 'ack')
+      }
+      case 'extend': {
+        if (this.#held.length === 0) return
+        return this.#extend(mq, this.#random.pick(this.#held))
+      }
+      case 'letExpire': {
+        const held = this.#takeHeld()
+        if (held !== undefined) this.#retire(held)
+        return
+      }
+      case 'reconnect': {
+        const operation = this.#workload.history.begin(this.name, 'close ')
+        if (this.#mq === mq) this.#mq = null
+        await mq.close()
+        this.#workload.history.end(operation, 'ok', '', '')
+        return
+      }
+    }
+  }
+
+  #takeHeld(): Held | undefined {
+    if (this.#held.length === 0) return undefined
+    return this.#held.splice(this.#random.int(this.#held.length), 1)[0]
+  }
+
+  #retire(held: Held): void {
+    this.#old.push(held)
+    if (this.#old.length > heldMax) this.#old.shift()
+  }
+
+  /** A time-out or a signal, now and then. */
+  #limits(): { timeoutMs?: number; signal?: AbortSignal } {
+    const { config } = this.#workload
+    const limits: { timeoutMs?: number; signal?: AbortSignal } = {}
+    if (this.#random.chance(config.shortTimeoutChance)) limits.timeoutMs = this.#random.int(2000)
+    if (this.#random.chance(config.abortChance)) {
+      const controller = new AbortController()
+      this.process.env.clock.after(this.#random.between(0, 500), () => controller.abort())
+      limits.signal = controller.signal
+    }
+    return limits
+  }
+
+  async createQueue(mq: MqClient, queue: string, options: object): Promise<void> {
+    const { history } = this.#workload
+    const operation = history.begin(this.name, `createQueue ${queue}`)
+    try {
+      await mq.createQueue(queue, options)
+      history.end(operation, 'ok', '', '')
+    } catch (error) {
+      const { outcome, code } = outcomeOf(error)
+      history.end(operation, outcome, code, '')
+    }
+  }
+
+  #message(queue: string): Sent {
+    const { config } = this.#workload
+    const token = `${this.name}-${this.#bodies++}`
+    const head = Buffer.from(`${token}|`)
+    const padding = this.#random.bytes(this.#random.int(config.bodyBytesMax))
+    const headers: Record<string, string> = {}
+    if (this.#random.chance(0.2)) headers['trace'] = `${token}·${this.#random.int(1e6)}`
+    return { token, queue, body: Buffer.concat([head, padding]), headers }
+  }
+
+  async #send(mq: MqClient, fiber: string, queue: string): Promise<void> {
+    const { history, shadow } = this.#workload
+    const sent = this.#message(queue)
+    const limits = this.#limits()
+    const operation = history.begin(this.name, `send ${queue} ${sent.token} ${sent.body.byteLength}`)
+    shadow.sendBegan(sent)
+    try {
+      const receipt = await mq.send(queue, sent.body, { ...limits, headers: sent.headers })
+      history.end(operation, 'ok', '', `${receipt.id}${receipt.duplicate ? ' duplicate' : ''}`)
+      shadow.sendEnded(sent.token, 'ok', receipt.id, fiber)
+    } catch (error) {
+      const { outcome, code } = outcomeOf(error)
+      history.end(operation, outcome, code, '')
+      shadow.sendEnded(sent.token, outcome, null, fiber)
+    }
+  }
+
+  async #sendBatch(mq: MqClient, fiber: string, queue: string): Promise<void> {
+    const { config, history, shadow } = this.#workload
+    const batch = Array.from({ length: 1 + this.#random.int(config.batchMax) }, () => this.#message(queue))
+    const limits = this.#limits()
+    const operation = history.begin(this.name, `sendBatch ${queue} ${batch[0]!.token} + ${batch.length - 1}`)
+    for (const sent of batch) shadow.sendBegan(sent)
+    const entries = batch.map(({ body, headers }) => ({ body, headers }))
+    let results: readonly ({ id: string | null } | MqError)[]
+    try {
+      results = await mq.sendBatch(queue, entries, limits)
+      const saw = results.map((result) => (result instanceof Error ? result.code : (result.id ?? 'null')))
+      history.end(operation, 'ok', '', saw.join(' '))
+    } catch (error) {
+      const { outcome, code } = outcomeOf(error)
+      history.end(operation, outcome, code, '')
+      for (const { token } of batch) shadow.sendEnded(token, outcome, null, fiber)
+      return
+    }
+    for (let i = 0; i < batch.length; i++) {
+      const result = results[i]!
+      if (result instanceof Error) shadow.sendEnded(batch[i]!.token, outcomeOf(result).outcome, null, fiber)
+      else shadow.sendEnded(batch[i]!.token, 'ok', result.id, fiber)
+    }
+  }
+
+  async #receive(
+    mq: MqClient,
+    queue: string,
+    options: { max: number; waitMs: number; visibilityTimeoutMs?: number },
+  ): Promise<Message[]> {
+    const { history, shadow } = this.#workload
+    const limits = this.#limits()
+    const crashesBefore = shadow.crashes
+    const operation = history.begin(this.name, `receive ${queue} ${options.max} ${options.waitMs}`)
+    let messages: Message[]
+    try {
+      messages = await mq.receive(queue, { ...options, ...limits })
+    } catch (error) {
+      const { outcome, code } = outcomeOf(error)
+      history.end(operation, outcome, code, '')
+      return []
+    }
+    history.end(operation, 'ok', '', messages.map((m) => `${m.id}×${m.deliveryCount}`).join(' '))
+    for (const { id, body, headers, deliveryCount, receipt } of messages) {
+      shadow.delivered({
+        queue,
+        id,
+        body,
+        headers,
+        deliveryCount,
+        receipt,
+        receiveBeganMs: operation.beginMs,
+        visibilityTimeoutMs: options.visibilityTimeoutMs ?? this.#workload.visibilityTimeoutMs(queue),
+        crashesBefore,
+      })
+    }
+    return messages
+  }
+
+  async #ack(mq: MqClient, queue: string, some: readonly Held[], how: 'ack' | 'ackMany'): Promise<void> {
+    const { history, shadow } = this.#workload
+    const receipts = some.map(({ message }) => message.receipt)
+    const limits = this.#limits()
+    const operation = history.begin(this.name, `${how} ${some.map(({ message }) => message.id).join(' ')}`)
+    for (const receipt of receipts) shadow.ackBegan(receipt)
+    try {
+      if (how === 'ack') {
+        // Either of the two ways to say it; a receipt works on any connection.
+        if (this.#random.chance(0.5)) await some[0]!.message.ack(limits)
+        else {
+          const error = (await mq.ack(queue, receipts, limits))[0]!
+          if (error !== null) throw error
+        }
+        history.end(operation, 'ok', '', '')
+        shadow.ackEnded(receipts[0]!, 'ok', '')
+        return
+      }
+      const results = await mq.ack(queue, receipts, limits)
+      history.end(operation, 'ok', '', results.map((error) => error?.code ?? 'ok').join(' '))
+      for (let i = 0; i < receipts.length; i++) {
+        const error = results[i] ?? null
+        if (error === null) shadow.ackEnded(receipts[i]!, 'ok', '')
+        else {
+          const { outcome, code } = outcomeOfSettle(error)
+          shadow.ackEnded(receipts[i]!, outcome, code)
+        }
+      }
+    } catch (error) {
+      const { outcome, code } = outcomeOfSettle(error)
+      history.end(operation, outcome, code, '')
+      for (const receipt of receipts) shadow.ackEnded(receipt, outcome, code)
+    }
+  }
+
+  async #extend(mq: MqClient, held: Held): Promise<void> {
+    const { config, history, shadow } = this.#workload
+    const { queue, message } = held
+    const extendMs = 20 + this.#random.int(config.visibilityTimeoutMsMax)
+    const limits = this.#limits()
+    const operation: Operation = history.begin(this.name, `extend ${message.id} ${extendMs}`)
+    shadow.extendBegan(message.receipt, extendMs)
+    try {
+      if (this.#random.chance(0.5)) await message.extend(extendMs, limits)
+      else {
+        const error = (await mq.extend(queue, [message.receipt], { ...limits, extendMs }))[0]!
+        if (error !== null) throw error
+      }
+      history.end(operation, 'ok', '', '')
+      shadow.extendEnded(message.receipt, operation.beginMs, extendMs, 'ok', '')
+    } catch (error) {
+      const { outcome, code } = outcomeOfSettle(error)
+      history.end(operation, outcome, code, '')
+      shadow.extendEnded(message.receipt, operation.beginMs, extendMs, outcome, code)
+    }
+  }
+}
+
+/** LEASE_LOST is definite, whatever else the error says. */
+function outcomeOfSettle(error: unknown): { outcome: 'failed' | 'unknown'; code: string } {
+  const { outcome, code } = outcomeOf(error)
+  return code === 'LEASE_LOST' && !(error as MqError).outcome ? { outcome: 'failed', code } : { outcome, code }
+}
+
+export function pickWeighted<K extends string>(random: SeededRandom, weights: Readonly<Record<K, number>>): K {
+  const entries = Object.entries(weights) as [K, number][]
+  let rest = random.unit() * entries.reduce((sum, [, weight]) => sum + weight, 0)
+  for (const [kind, weight] of entries) {
+    rest -= weight
+    if (rest < 0) return kind
+  }
+  return entries.findLast(([, weight]) => weight > 0)![0]
+}
+
+export type { OperationKind }
