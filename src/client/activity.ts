@@ -4,6 +4,8 @@ import type { Abandonment } from './ending.ts'
 export interface Work {
   /** Rejects all that still waits for it. */
   abandon(why: Abandonment): void
+  /** Of no use once the client closes: not waited for. */
+  readonly endsOnClose?: boolean
 }
 
 /** What is under way in a client, so that `drain` and `close` can wait until nothing is, or let go of it all. */
@@ -29,6 +31,11 @@ export class Activity {
 
   abandon(why: Abandonment): void {
     for (const work of [...this.#works]) work.abandon(why)
+  }
+
+  /** Lets go of what only waits for something new. */
+  endOnClose(): void {
+    for (const work of [...this.#works]) if (work.endsOnClose === true) work.abandon('CLOSED')
   }
 
   /** Runs `run` once nothing is under way: now, or later. */

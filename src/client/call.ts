@@ -19,6 +19,8 @@ export interface CallSpec<T> {
   readonly signal?: AbortSignal | undefined
   /** Whether the broker should hear that the call was given up, and can end it. */
   readonly cancellable?: boolean
+  /** Whether closing the client ends it at once. */
+  readonly endsOnClose?: boolean
   /** The frame; called for each connection. */
   encode(id: RequestId): Uint8Array
   /** The result. Only answers other than ERROR come here. */
@@ -75,6 +77,10 @@ export class Call<T> implements Request, Deadline, Work {
       signal.addEventListener('abort', this.#onAbort)
     }
     this.#id = session.start(this)
+  }
+
+  get endsOnClose(): boolean {
+    return this.#spec.endsOnClose === true
   }
 
   get #mayBeDone(): boolean {

@@ -19,6 +19,8 @@ export interface Core {
   readonly turn: Turn
   /** While there is no connection, calls fail rather than wait. */
   readonly failsOffline: boolean
+  /** @throws MqError CLOSED once the client drains or was closed */
+  checkOpen(): void
 }
 
 const retryPauseMs = 100

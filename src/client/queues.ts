@@ -2,6 +2,7 @@ import { MqError } from '../errors.ts'
 import { limits, type Offset, type PartitionId, type ProducerId, type QueueId } from '../types.ts'
 import { encodeClientFrame, lookupOfResult } from '../wire/codec.ts'
 import type { LookupResult } from '../wire/messages.ts'
+import { Acker } from './acker.ts'
 import type { BuilderPool } from './builder-pool.ts'
 import { Call, runCall, type CallSpec } from './call.ts'
 import { Channel } from './channel.ts'
@@ -18,6 +19,9 @@ export class Queue {
   /** One for each partition, by its number. */
   readonly channels: readonly Channel[]
   readonly sender: Sender
+  /** One for each partition, by its number. */
+  readonly ackers: readonly Acker[]
+  readonly #queues: Queues
 
   constructor(core: Core, queues: Queues, builders: BuilderPool, found: LookupResult) {
     this.queueId = found.queueId
@@ -28,11 +32,25 @@ export class Queue {
       ({ partition, logEnd }) => new Channel(core, queues, this, partition, logEnd),
     )
     this.sender = new Sender(core, this, builders)
+    this.ackers = this.channels.map((channel) => new Acker(core, this, channel))
+    this.#queues = queues
+    for (const channel of this.channels) {
+      channel.onRoom = () => {
+        // Acks first: they make room where it is scarce, at the broker.
+        this.ackers[channel.partition]!.pump()
+        this.sender.pump()
+      }
+    }
+  }
+
+  /** The broker says that it does not exist any more: its name is looked up anew. */
+  isGone(): void {
+    this.#queues.forget(this.name, this)
   }
 
   /** Nothing is under way: forgetting it loses nothing. */
   get isIdle(): boolean {
-    return this.sender.isIdle && this.channels.every((channel) => channel.isIdle)
+    return this.sender.isIdle && this.channels.every((c) => c.isIdle) && this.ackers.every((a) => a.isIdle)
   }
 }
 
@@ -145,7 +163,8 @@ export class Queues {
   }
 
   /** The name is looked up again before it is next used. What is under way goes on. */
-  forget(name: string): void {
+  forget(name: string, onlyIf?: Queue): void {
+    if (onlyIf !== undefined && this.#byName.get(name) !== onlyIf) return
     this.#byName.delete(name)
     this.#sweep()
   }

@@ -51,11 +51,10 @@ export interface SessionOptions {
 
 /** Requests in the table at most, beside what is bounded elsewhere. */
 const requestsMax = 10_000
-const handshakeTimeoutMs = 10_000
+/** Until the broker tells its own. */
+const heartbeatMs = 10_000
 const backoffMinMs = 50
 const backoffMaxMs = 2_000
-/** How long a peer has to read our last words and end its side. */
-const lingerMs = 1_000
 /** An answer may exceed the limit for requests by the heads of its deliveries. */
 const answerSlackBytes = 1 << 20
 const requestIdMax = 0xffff_ffff
@@ -65,7 +64,7 @@ type State = 'new' | 'dialing' | 'pausing' | 'ready' | 'leaving' | 'closed'
 export class Session {
   /** The connection can take new requests, and everything unanswered has been sent again. */
   onReady: () => void = () => {}
-  /** There was a connection and now there is none. */
+  /** The connection has ended; what was on it still counts as being there. */
   onOffline: () => void = () => {}
   readonly #env: ClientEnv
   readonly #options: SessionOptions
@@ -168,12 +167,8 @@ export class Session {
     this.#ended.abort()
     this.#opening = null
     if (connection === null) return
-    if (!flush) {
-      connection.destroy()
-      return
-    }
-    connection.end()
-    this.#timer = this.#env.clock.after(lingerMs, () => connection.destroy())
+    if (flush) connection.end()
+    else connection.destroy()
   }
 
   #enter(state: State): void {
@@ -210,8 +205,7 @@ export class Session {
         const connection: Connection = new Connection(socket, {
           clock: this.#env.clock,
           role: 'client',
-          // Until the broker tells its own; the handshake has a time-out anyway.
-          heartbeatMs: handshakeTimeoutMs,
+          heartbeatMs,
           frameBytesMax: limits.handshakeBytesMax,
           onFrame: (bytes) => this.#onFrame(connection, bytes),
           onClose: (error) => this.#onClose(connection, error),
@@ -239,9 +233,6 @@ export class Session {
         features: null,
       }),
     )
-    this.#timer = this.#env.clock.after(handshakeTimeoutMs, () => {
-      this.#drop(new MqError('HANDSHAKE_TIMEOUT', 'the broker did not answer HELLO'))
-    })
   }
 
   #welcome(hello: Extract<ServerFrame, { op: 'helloOk' }>): void {
@@ -352,10 +343,7 @@ export class Session {
   }
 
   #onClose(connection: Connection, error: MqError | undefined): void {
-    if (this.#state === 'closed') {
-      this.#timer?.cancel()
-      this.#timer = null
-    } else if (connection === this.#connection) this.#lost(error)
+    if (connection === this.#connection) this.#lost(error)
   }
 
   /** There is no connection any more; what was on it is sent again on the next. */
@@ -370,11 +358,11 @@ export class Session {
     // One that goes away is asked last.
     if (this.#state === 'leaving') this.#server = (this.#server + 1) % this.#options.servers.length
     this.#enter('pausing')
+    this.onOffline()
     for (const [id, entry] of [...this.#table]) {
       if (entry.writtenOn === this.#number && !entry.request.interrupted()) this.#table.delete(id)
     }
     this.#events.emit('disconnect', error)
-    this.onOffline()
     this.#pause()
   }
 }
@@ -383,7 +371,8 @@ function decode(bytes: Uint8Array): ServerFrame {
   try {
     return decodeServerFrame(bytes)
   } catch (error) {
-    if (!(error instanceof RequestError) || error.id === 0) throw error instanceof RequestError ? error.error : error
+    if (!(error instanceof RequestError)) throw error
+    if (error.id === 0) throw new MqError('BAD_FRAME', error.message, { cause: error.error })
     // An answer came and can't be read: what was asked for may have been done.
     const message = `the broker's answer cannot be read: ${error.message}`
     return { op: 'error', id: error.id, code: 'INTERNAL', message, retryable: false, details: null }

@@ -79,7 +79,7 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
     options: {
       partitions: random.pick([1, 1, 2, 3, 5]),
       visibilityTimeoutMs: whole(50, visibilityTimeoutMsMax),
-      ...maybe(0.3, () => ({ maxMessageBytes: random.pick([200, 2000]) }), {}),
+      ...maybe<QueueOptions>(0.3, () => ({ maxMessageBytes: random.pick([200, 2000]) }), {}),
     },
   }))
   const weights = {} as Record<OperationKind, number>

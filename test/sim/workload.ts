@@ -2,8 +2,8 @@
  * What clients do. Each client process runs a few fibers, each of which does one operation after the other, drawn
  * from the seed; every operation is entered into the history and told to the shadow, at its begin and at its end.
  */
-import { connectWith } from '../../src/client/client.ts'
 import type { MqClient } from '../../src/client/client.ts'
+import { connectWith } from '../../src/client/connect.ts'
 import type { Message } from '../../src/client/message.ts'
 import type { MqError } from '../../src/errors.ts'
 import { SeededRandom } from '../../src/sim/random.ts'
@@ -19,6 +19,8 @@ export interface Workload {
   readonly shadow: Shadow
   /** False once the workload is over: fibers end after the operation they are in. */
   goOn(): boolean
+  /** Something that must not happen has: the run is over. */
+  fail(error: unknown): void
   /** The visibility timeout of a queue. */
   visibilityTimeoutMs(queue: string): number
 }
@@ -57,7 +59,9 @@ export class Client {
   }
 
   start(): void {
-    for (let i = 0; i < this.#workload.config.fibers; i++) void this.#fiber(`${this.name}.${i}`)
+    for (let i = 0; i < this.#workload.config.fibers; i++) {
+      this.#fiber(`${this.name}.${i}`).catch((error: unknown) => this.#workload.fail(error))
+    }
   }
 
   /** Receives from all queues and acks what comes, until told to stop. */
@@ -152,6 +156,7 @@ export class Client {
         const held = this.#takeHeld()
         if (held === undefined) return
         const first = this.#ack(mq, held.queue, [held], 'ack')
+        first.catch((error: unknown) => this.#workload.fail(error))
         // Sometimes before the first answer is there, sometimes after.
         if (kind === 'doubleAck' && this.#random.chance(0.5)) await this.#ack(mq, held.queue, [held], 'ack')
         await first
@@ -355,7 +360,7 @@ export class Client {
     try {
       if (this.#random.chance(0.5)) await message.extend(extendMs, limits)
       else {
-        const error = (await mq.extend(queue, [message.receipt], { ...limits, extendMs }))[0]!
+        const error = (await mq.extend(queue, [message.receipt], { ...limits, ms: extendMs }))[0]!
         if (error !== null) throw error
       }
       history.end(operation, 'ok', '', '')

@@ -1,0 +1,270 @@
+import { MqError } from '../errors.ts'
+import type { QueueDescription, QueueOptions, QueueSummary } from '../types.ts'
+import { encodeClientFrame } from '../wire/codec.ts'
+import type { RequestId } from '../wire/messages.ts'
+import { runCall, type CallSpec } from './call.ts'
+import type { Core } from './core.ts'
+import type { Emitter } from './emitter.ts'
+import type { ClientEvents } from './events.ts'
+import { checkExtendMs, type Message } from './message.ts'
+import { checkQueueName, checkSignal, checkTimeout, defaults, unsupported, type CallOptions } from './options.ts'
+import type { BatchEntry, Producer, SendOptions } from './producer.ts'
+import { unexpected, type Queues } from './queues.ts'
+import type { Receiver, ReceiveOptions } from './receiver.ts'
+import type { SendReceipt } from './receipt.ts'
+
+/** @internal What `connectWith` puts together. */
+export interface ClientParts {
+  readonly core: Core
+  readonly events: Emitter<ClientEvents>
+  readonly queues: Queues
+  readonly producer: Producer
+  readonly receiver: Receiver
+  /** Set while the client takes new calls. */
+  readonly gate: { closed: MqError | null }
+}
+
+/**
+ * A client of an mq-broker. Every call takes `{ signal, timeoutMs }` (30 s by default), waits out a lost connection
+ * within its time, and rejects with an `MqError`; of a TIMEOUT, `outcome` says whether a broker may have done it.
+ */
+export class MqClient {
+  readonly #parts: ClientParts
+  #closing: Promise<void> | null = null
+
+  /** @internal Use `connect`. */
+  constructor(parts: ClientParts) {
+    this.#parts = parts
+  }
+
+  /**
+   * Sends a message and resolves once it is held as the queue's `confirm` and `storage` say. Strings and bytes are
+   * sent as they are, anything else through the serializer. The body is copied before this returns.
+   */
+  send(queue: string, body: unknown, options: SendOptions = {}): Promise<SendReceipt> {
+    return this.#parts.producer.send(queue, body, options)
+  }
+
+  /** Sends many. Resolves to a receipt or an MqError for each, in order; a bad entry harms no other. */
+  sendBatch(
+    queue: string,
+    entries: readonly BatchEntry[],
+    options: CallOptions = {},
+  ): Promise<(SendReceipt | MqError)[]> {
+    return this.#parts.producer.sendBatch(queue, entries, options)
+  }
+
+  /**
+   * Takes messages under a lease: as soon as there is one, everything that is ready up to `max` and 16 MiB; none when
+   * `waitMs` is over. What arrives after the call was given up is delivered again when its lease has ended.
+   */
+  receive(queue: string, options: ReceiveOptions = {}): Promise<Message[]> {
+    return this.#run(() => {
+      checkQueueName(queue)
+      return this.#parts.receiver.receive(queue, options)
+    })
+  }
+
+  /** Acks deliveries by their receipts: null or an MqError for each, in order. */
+  ack(queue: string, receipts: readonly string[], options: CallOptions = {}): Promise<(MqError | null)[]> {
+    return this.#run(() => {
+      checkQueueName(queue)
+      return this.#parts.receiver.ack(queue, receipts, options)
+    })
+  }
+
+  /** Lets the leases of deliveries end `ms` from now: null or an MqError for each, in order. */
+  extend(
+    queue: string,
+    receipts: readonly string[],
+    options: CallOptions & { ms: number },
+  ): Promise<(MqError | null)[]> {
+    return this.#run(() => {
+      checkQueueName(queue)
+      return this.#parts.receiver.extend(queue, receipts, checkExtendMs(options.ms), options)
+    })
+  }
+
+  /** Creates a queue; one that exists with equal options counts as created. @throws MqError QUEUE_EXISTS, … */
+  async createQueue(name: string, options: QueueOptions & CallOptions = {}): Promise<void> {
+    const { signal, timeoutMs, ...set } = options
+    const given = Object.fromEntries(Object.entries(set).filter(([, value]) => value !== undefined))
+    await this.#admin(name, 'creating', { signal, timeoutMs }, (id) =>
+      encodeClientFrame({ op: 'createQueue', id, name, options: given }),
+    )
+  }
+
+  /** Deletes a queue and all its messages. @throws MqError QUEUE_NOT_FOUND */
+  async deleteQueue(name: string, options: CallOptions = {}): Promise<void> {
+    await this.#admin(
+      name,
+      'deleting',
+      options,
+      (id) => encodeClientFrame({ op: 'deleteQueue', id, name }),
+      // An earlier copy of this very request may have deleted it.
+      (error, mayBeDone) => (mayBeDone && error.code === 'QUEUE_NOT_FOUND' ? { result: null } : null),
+    )
+    this.#parts.queues.forget(name)
+  }
+
+  /** All queues, by name. */
+  async listQueues(options: CallOptions = {}): Promise<QueueSummary[]> {
+    const all: QueueSummary[] = []
+    for (;;) {
+      const after = all.at(-1)?.name ?? null
+      const page = await this.#ok('listing queues', options, (id) =>
+        encodeClientFrame({ op: 'listQueues', id, after, limit: listPage }),
+      )
+      all.push(...(page as QueueSummary[]))
+      if ((page as unknown[]).length < listPage) return all
+    }
+  }
+
+  /** @throws MqError QUEUE_NOT_FOUND */
+  async describeQueue(name: string, options: CallOptions = {}): Promise<QueueDescription> {
+    const result = await this.#admin(name, 'describing', options, (id) =>
+      encodeClientFrame({ op: 'describeQueue', id, name }),
+    )
+    return result as QueueDescription
+  }
+
+  on<Name extends keyof ClientEvents>(name: Name, listener: (...args: ClientEvents[Name]) => void): this {
+    this.#parts.events.on(name, listener)
+    return this
+  }
+
+  off<Name extends keyof ClientEvents>(name: Name, listener: (...args: ClientEvents[Name]) => void): this {
+    this.#parts.events.off(name, listener)
+    return this
+  }
+
+  /** Takes no new calls, and resolves when everything under way has ended. `close` follows. */
+  drain(): Promise<void> {
+    this.#parts.gate.closed ??= new MqError('CLOSED', 'the client is draining', { outcome: 'failed' })
+    return new Promise((resolve) => this.#parts.core.activity.whenIdle(resolve))
+  }
+
+  /**
+   * Ends the client: gives what is under way up to `timeoutMs` (5,000) while a broker is connected, rejects the rest
+   * with CLOSED. Never rejects, never waits for a dead server. Idempotent.
+   */
+  close(options: { timeoutMs?: number | undefined } = {}): Promise<void> {
+    this.#closing ??= this.#close(options.timeoutMs ?? defaults.closeTimeoutMs)
+    return this.#closing
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  /** Not built yet. */
+  consume(_queue: string, _options?: { prefetch?: number }): AsyncIterable<Message> {
+    throw unsupported('consume')
+  }
+
+  /** Not built yet. */
+  consumeBatches(_queue: string, _options?: { max?: number }): AsyncIterable<never> {
+    throw unsupported('consumeBatches')
+  }
+
+  /** Not built yet. */
+  work(_queue: string, _handler: (message: Message) => unknown, _options?: object): never {
+    throw unsupported('work')
+  }
+
+  /** Not built yet. */
+  updateQueue(_name: string, _options: QueueOptions): Promise<void> {
+    return Promise.reject(unsupported('updateQueue'))
+  }
+
+  /** Not built yet. */
+  purgeQueue(_name: string): Promise<void> {
+    return Promise.reject(unsupported('purgeQueue'))
+  }
+
+  /** Not built yet. */
+  peek(_queue: string, _options?: { max?: number }): Promise<never> {
+    return Promise.reject(unsupported('peek'))
+  }
+
+  /** Not built yet. */
+  redrive(_deadLetterQueue: string, _options?: object): Promise<never> {
+    return Promise.reject(unsupported('redrive'))
+  }
+
+  /** Not built yet. */
+  nack(_queue: string, _receipts: readonly string[], _options?: object): Promise<never> {
+    return Promise.reject(unsupported('nack'))
+  }
+
+  /** Not built yet. */
+  cluster(): Promise<never> {
+    return Promise.reject(unsupported('cluster'))
+  }
+
+  async #close(timeoutMs: number): Promise<void> {
+    const { core, gate, events } = this.#parts
+    const closed = new MqError('CLOSED', 'the client was closed', { outcome: 'failed' })
+    gate.closed = closed
+    core.activity.endOnClose()
+    if (core.session.isConnected && core.activity.count > 0) {
+      await new Promise<void>((resolve) => {
+        const done = (): void => {
+          timer.cancel()
+          core.activity.forget(done)
+          core.session.onOffline = before
+          resolve()
+        }
+        const before = core.session.onOffline
+        core.session.onOffline = done
+        const timer = core.clock.after(timeoutMs, done)
+        core.activity.whenIdle(done)
+      })
+    }
+    core.activity.abandon('CLOSED')
+    core.deadlines.clear()
+    core.session.close(core.session.isConnected)
+    events.emit('close')
+  }
+
+  #admin(
+    name: string,
+    what: string,
+    options: CallOptions,
+    encode: (id: RequestId) => Uint8Array,
+    readError?: CallSpec<unknown>['readError'],
+  ): Promise<unknown> {
+    return this.#run(() => {
+      checkQueueName(name)
+      return this.#ok(`${what} queue '${name}'`, options, encode, readError)
+    })
+  }
+
+  async #ok(
+    what: string,
+    options: CallOptions,
+    encode: (id: RequestId) => Uint8Array,
+    readError?: CallSpec<unknown>['readError'],
+  ): Promise<unknown> {
+    this.#parts.core.checkOpen()
+    return runCall<unknown>(this.#parts.core, {
+      what,
+      timeoutMs: checkTimeout(options.timeoutMs),
+      signal: checkSignal(options.signal),
+      encode,
+      read(answer) {
+        if (answer.op !== 'ok') throw unexpected(what, answer.op)
+        return answer.result
+      },
+      ...(readError === undefined ? {} : { readError }),
+    })
+  }
+
+  /** What is thrown before there is a promise becomes its rejection. */
+  async #run<T>(call: () => Promise<T>): Promise<T> {
+    this.#parts.core.checkOpen()
+    return call()
+  }
+}
+
+const listPage = 1000

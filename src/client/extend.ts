@@ -1,0 +1,29 @@
+import type { PartitionId, QueueId } from '../types.ts'
+import { encodeClientFrame } from '../wire/codec.ts'
+import type { LeasedRange } from '../wire/messages.ts'
+import { runCall } from './call.ts'
+import type { Core } from './core.ts'
+import { checkSignal, checkTimeout, type CallOptions } from './options.ts'
+import { unexpected } from './queues.ts'
+
+/** EXTEND of messages of one partition. Resolves to flat `offset, count` of those whose lease is lost, or null. */
+export async function extendItems(
+  core: Core,
+  queueId: QueueId,
+  partition: PartitionId,
+  extendMs: number,
+  items: LeasedRange[],
+  options: CallOptions,
+): Promise<number[] | null> {
+  core.checkOpen()
+  return runCall(core, {
+    what: 'extending a lease',
+    timeoutMs: checkTimeout(options.timeoutMs),
+    signal: checkSignal(options.signal),
+    encode: (id) => encodeClientFrame({ op: 'extend', id, queueId, partition, extendMs, items }),
+    read(answer) {
+      if (answer.op !== 'settled') throw unexpected('EXTEND', answer.op)
+      return answer.refused
+    },
+  })
+}

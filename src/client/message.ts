@@ -1,0 +1,186 @@
+import { MqError } from '../errors.ts'
+import type { Epoch, LeaseId, Offset, PartitionId } from '../types.ts'
+import { attributes, type BatchView } from '../wire/batch.ts'
+import { leaseLost, type AckTarget } from './acker.ts'
+import type { Core } from './core.ts'
+import { encodeReceipt } from './delivery-receipt.ts'
+import { aborted } from './ending.ts'
+import { extendItems } from './extend.ts'
+import { checkInteger, checkSignal, checkTimeout, unsupported, type CallOptions } from './options.ts'
+import type { Queue } from './queues.ts'
+import { messageId } from './receipt.ts'
+import { decodeValue, textOf, type Serializer } from './serializer.ts'
+
+/** What the messages of one delivery share. */
+export interface DeliveryContext {
+  readonly core: Core
+  readonly serializer: Serializer
+  readonly queue: Queue
+  readonly partition: PartitionId
+  readonly leaseEpoch: Epoch
+  readonly lease: LeaseId
+  readonly epoch: Epoch
+  readonly base: Offset
+  readonly sentAtMs: number
+  readonly deliveryCount: number | readonly number[]
+  readonly view: BatchView
+}
+
+const noHeaders: Readonly<Record<string, string>> = Object.freeze({})
+
+/** A message under a lease: nobody else gets it until the lease ends. */
+export class Message {
+  readonly #delivery: DeliveryContext
+  readonly #index: number
+  /** The body, as it was sent: a view that stays valid. Strings are UTF-8; other values are in `value()`. */
+  readonly body: Uint8Array
+  #settling = false
+
+  /** @internal */
+  constructor(delivery: DeliveryContext, index: number, body: Uint8Array) {
+    this.#delivery = delivery
+    this.#index = index
+    this.body = body
+  }
+
+  /** Unique for ever; an opaque text. */
+  get id(): string {
+    const { queue, partition, epoch } = this.#delivery
+    return messageId(queue.name, partition, epoch, this.#offset)
+  }
+
+  /** The queue's name. */
+  get queue(): string {
+    return this.#delivery.queue.name
+  }
+
+  get headers(): Readonly<Record<string, string>> {
+    const headers = attributes(this.#delivery.view)?.['headers']?.[this.#index]
+    return (headers as Record<string, string> | null | undefined) ?? noHeaders
+  }
+
+  /** The key that orders messages, if it has one. */
+  get key(): string | undefined {
+    return (attributes(this.#delivery.view)?.['key']?.[this.#index] as string | null | undefined) ?? undefined
+  }
+
+  /** 0 to 9; 9 is delivered first. */
+  get priority(): number {
+    return (attributes(this.#delivery.view)?.['priority']?.[this.#index] as number | null | undefined) ?? 0
+  }
+
+  /** 1 on the first delivery; one more after each that failed. */
+  get deliveryCount(): number {
+    const { deliveryCount } = this.#delivery
+    return typeof deliveryCount === 'number' ? deliveryCount : deliveryCount[this.#index]!
+  }
+
+  /** When the broker took it, in ms since 1970, by the broker's clock. */
+  get sentAtMs(): number {
+    return this.#delivery.sentAtMs
+  }
+
+  /** A text with which any connection can settle this delivery while its lease lasts. */
+  get receipt(): string {
+    const { queue, partition, leaseEpoch, lease } = this.#delivery
+    return encodeReceipt({ queueId: queue.queueId, partition, leaseEpoch, lease, offset: this.#offset })
+  }
+
+  /** The body as UTF-8 text. */
+  text(): string {
+    return textOf(this.body)
+  }
+
+  /**
+   * The body as what was sent: a string, bytes, or a value.
+   * @throws MqError UNSUPPORTED for a serializer this client does not have, INVALID_FIELD
+   */
+  value<T = unknown>(): T {
+    const { serializer } = this.#delivery.view
+    const name = serializer === null || typeof serializer === 'string' ? serializer : serializer[this.#index]!
+    return decodeValue(this.#delivery.serializer, name, this.body) as T
+  }
+
+  /**
+   * Settles the message for good: resolves once that is on disk.
+   * @throws MqError LEASE_LOST when the lease has ended or the message was settled before; TIMEOUT, ABORTED, CLOSED
+   */
+  ack(options: CallOptions & { outputs?: unknown } = {}): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (options.outputs !== undefined) throw unsupported('ack({ outputs })')
+      if (this.#settling) throw leaseLost()
+      const signal = checkSignal(options.signal)
+      const { core, queue, partition, leaseEpoch, lease } = this.#delivery
+      const target = new AckPromise(resolve, reject)
+      const dueMs = core.turn.nowMs + checkTimeout(options.timeoutMs)
+      core.checkOpen()
+      this.#settling = true
+      const batch = queue.ackers[partition]!.ack(leaseEpoch, lease, this.#offset, target, dueMs)
+      if (signal === undefined) return
+      const onAbort = (): void => {
+        const given = batch.giveUp(target)
+        if (given !== null) target.failed(aborted('acking a message', signal, given.mayBeDone))
+      }
+      signal.addEventListener('abort', onAbort)
+      target.onEnd = () => signal.removeEventListener('abort', onAbort)
+    })
+  }
+
+  /**
+   * Lets the lease end `ms` from now.
+   * @throws MqError LEASE_LOST
+   */
+  async extend(ms: number, options: CallOptions = {}): Promise<void> {
+    const { core, queue, partition, leaseEpoch, lease } = this.#delivery
+    const items = [{ leaseEpoch, lease, offset: this.#offset, count: 1 }]
+    const refused = await extendItems(core, queue.queueId, partition, checkExtendMs(ms), items, options)
+    if (refused !== null) throw leaseLost()
+  }
+
+  /** Not built yet. */
+  nack(_options?: { delayMs?: number; reason?: string }): Promise<void> {
+    return Promise.reject(unsupported('nack'))
+  }
+
+  /** Not built yet. */
+  release(): Promise<void> {
+    return Promise.reject(unsupported('release'))
+  }
+
+  /** Not built yet. */
+  deadLetter(_reason?: string): Promise<void> {
+    return Promise.reject(unsupported('deadLetter'))
+  }
+
+  get #offset(): Offset {
+    return this.#delivery.base + this.#index
+  }
+}
+
+class AckPromise implements AckTarget {
+  onEnd: (() => void) | null = null
+  readonly #resolve: () => void
+  readonly #reject: (error: MqError) => void
+
+  constructor(resolve: () => void, reject: (error: MqError) => void) {
+    this.#resolve = resolve
+    this.#reject = reject
+  }
+
+  settled(): void {
+    this.onEnd?.()
+    this.#resolve()
+  }
+
+  failed(error: MqError): void {
+    this.onEnd?.()
+    this.#reject(error)
+  }
+}
+
+const twelveHoursMs = 12 * 3_600_000
+
+/** @throws MqError INVALID_FIELD */
+export function checkExtendMs(ms: number): number {
+  return checkInteger('extendMs', ms, 1, twelveHoursMs)
+}

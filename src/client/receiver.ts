@@ -1,0 +1,177 @@
+/** RECEIVE, and settling by receipts. */
+import { MqError } from '../errors.ts'
+import { limits, type PartitionId } from '../types.ts'
+import { crcOf, forEachMessage, readBatch } from '../wire/batch.ts'
+import { encodeClientFrame } from '../wire/codec.ts'
+import type { Delivery, LeasedRange } from '../wire/messages.ts'
+import { leaseLost } from './acker.ts'
+import { runCall } from './call.ts'
+import type { Core } from './core.ts'
+import { decodeReceipt } from './delivery-receipt.ts'
+import { extendItems } from './extend.ts'
+import { Message, type DeliveryContext } from './message.ts'
+import { checkInteger, checkSignal, checkTimeout, defaults, type CallOptions } from './options.ts'
+import { unexpected, type Queue, type Queues } from './queues.ts'
+import type { Serializer } from './serializer.ts'
+
+export interface ReceiveOptions extends CallOptions {
+  /** Messages at most, 1 (default) to 1,000. */
+  max?: number | undefined
+  /** How long to wait for the first one, in milliseconds, 0 (default) to 20,000. */
+  waitMs?: number | undefined
+  /** How long they are leased, in milliseconds. Default: the queue's; 1 to 12 hours. */
+  visibilityTimeoutMs?: number | undefined
+}
+
+export class Receiver {
+  readonly #core: Core
+  readonly #queues: Queues
+  readonly #serializer: Serializer
+
+  constructor(core: Core, queues: Queues, serializer: Serializer) {
+    this.#core = core
+    this.#queues = queues
+    this.#serializer = serializer
+  }
+
+  async receive(name: string, options: ReceiveOptions): Promise<Message[]> {
+    const max = checkInteger('max', options.max ?? 1, 1, limits.receiveMessagesMax)
+    const waitMs = checkInteger('waitMs', options.waitMs ?? 0, 0, limits.receiveWaitMsMax)
+    const visibilityTimeoutMs =
+      options.visibilityTimeoutMs === undefined
+        ? null
+        : checkInteger('visibilityTimeoutMs', options.visibilityTimeoutMs, 1, limits.visibilityTimeoutMsMax)
+    const signal = checkSignal(options.signal)
+    const timeoutMs = checkTimeout(options.timeoutMs)
+    const queue = await this.#queues.get(name, timeoutMs, signal)
+    this.#core.checkOpen()
+    const untilMs = this.#core.clock.monotonicMs() + waitMs
+    try {
+      return await runCall(this.#core, {
+        what: `receiving from '${name}'`,
+        // The wait is not the call's fault: what it may take is counted on top.
+        timeoutMs: options.timeoutMs === undefined ? waitMs + defaults.timeoutMs : Math.max(timeoutMs, waitMs),
+        signal,
+        cancellable: true,
+        endsOnClose: true,
+        encode: (id) =>
+          encodeClientFrame({
+            op: 'receive',
+            id,
+            queueId: queue.queueId,
+            partition: null,
+            max,
+            maxBytes: limits.receiveBytesMax,
+            // On a second connection only what is left of the wait.
+            waitMs: Math.min(waitMs, Math.max(0, Math.ceil(untilMs - this.#core.clock.monotonicMs()))),
+            visibilityTimeoutMs,
+            mode: 0,
+          }),
+        read: (answer) => {
+          if (answer.op !== 'delivered') throw unexpected('RECEIVE', answer.op)
+          return this.#messages(queue, answer.deliveries)
+        },
+      })
+    } catch (error) {
+      if (error instanceof MqError && (error.code === 'QUEUE_DELETED' || error.code === 'QUEUE_NOT_FOUND')) queue.isGone()
+      throw error
+    }
+  }
+
+  #messages(queue: Queue, deliveries: readonly Delivery[]): Message[] {
+    const messages: Message[] = []
+    for (const delivery of deliveries) {
+      const { batch, crc } = delivery
+      const known = delivery.partition < queue.channels.length
+      if (!known || crcOf(batch) !== crc) {
+        // Not handed out: it is delivered again once its lease has ended.
+        this.#core.events.emit('error', new MqError('CORRUPT_BATCH', `a delivery of '${queue.name}' was damaged`))
+        continue
+      }
+      const { partition, leaseEpoch, lease, epoch, base, sentAtMs, deliveryCount } = delivery
+      const view = readBatch(batch)
+      const context: DeliveryContext = {
+        core: this.#core,
+        serializer: this.#serializer,
+        queue,
+        partition,
+        leaseEpoch,
+        lease,
+        epoch,
+        base,
+        sentAtMs,
+        deliveryCount,
+        view,
+      }
+      forEachMessage(view, (i, at, length) => {
+        messages.push(new Message(context, i, batch.subarray(at, at + length)))
+      })
+    }
+    return messages
+  }
+
+  /** Acks by receipts: null or the error of each, in order. */
+  async ack(name: string, receipts: readonly string[], options: CallOptions): Promise<(MqError | null)[]> {
+    const timeoutMs = checkTimeout(options.timeoutMs)
+    const signal = checkSignal(options.signal)
+    const queue = await this.#queues.get(name, timeoutMs, signal)
+    this.#core.checkOpen()
+    return Promise.all(
+      receipts.map((text) => {
+        const receipt = ownReceipt(queue, text)
+        if (receipt === null) return leaseLost()
+        const { partition, leaseEpoch, lease, offset } = receipt
+        return new Promise<MqError | null>((resolve) => {
+          const target = { settled: () => resolve(null), failed: (error: MqError) => resolve(error) }
+          queue.ackers[partition]!.ack(leaseEpoch, lease, offset, target, this.#core.turn.nowMs + timeoutMs)
+        })
+      }),
+    )
+  }
+
+  /** Extends by receipts: null or the error of each, in order. */
+  async extend(
+    name: string,
+    receipts: readonly string[],
+    extendMs: number,
+    options: CallOptions,
+  ): Promise<(MqError | null)[]> {
+    const queue = await this.#queues.get(name, checkTimeout(options.timeoutMs), checkSignal(options.signal))
+    const results: (MqError | null)[] = receipts.map(() => null)
+    const byPartition = new Map<PartitionId, { items: LeasedRange[]; places: number[] }>()
+    receipts.forEach((text, i) => {
+      const receipt = ownReceipt(queue, text)
+      if (receipt === null) {
+        results[i] = leaseLost()
+        return
+      }
+      const { partition, leaseEpoch, lease, offset } = receipt
+      const group = byPartition.get(partition) ?? { items: [], places: [] }
+      byPartition.set(partition, group)
+      group.items.push({ leaseEpoch, lease, offset, count: 1 })
+      group.places.push(i)
+    })
+    await Promise.all(
+      [...byPartition].map(async ([partition, { items, places }]) => {
+        try {
+          const refused = await extendItems(this.#core, queue.queueId, partition, extendMs, items, options)
+          for (let i = 0; refused !== null && i < refused.length; i += 2) {
+            items.forEach(({ offset }, k) => {
+              if (offset >= refused[i]! && offset < refused[i]! + refused[i + 1]!) results[places[k]!] = leaseLost()
+            })
+          }
+        } catch (error) {
+          if (!(error instanceof MqError)) throw error
+          for (const place of places) results[place] = error
+        }
+      }),
+    )
+    return results
+  }
+}
+
+/** What a receipt of this queue says; null for any other text. */
+function ownReceipt(queue: Queue, text: string): ReturnType<typeof decodeReceipt> {
+  const receipt = decodeReceipt(text)
+  return receipt?.queueId === queue.queueId && receipt.partition < queue.channels.length ? receipt : null
+}
