@@ -69,7 +69,10 @@ export interface Network {
   /** @throws MqError ADDRESS_IN_USE or ADDRESS_NOT_AVAILABLE */
   listen(address: Address, onSocket: (socket: Socket) => void): Promise<Listener>
   /** @throws MqError DISCONNECTED when nobody answers there or `timeoutMs` has passed */
-  connect(address: Address, options: { readonly timeoutMs: number; readonly signal?: AbortSignal | undefined }): Promise<Socket>
+  connect(
+    address: Address,
+    options: { readonly timeoutMs: number; readonly signal?: AbortSignal | undefined },
+  ): Promise<Socket>
 }
 
 export interface Put {

@@ -32,7 +32,12 @@ export interface QueueOptions {
   maxDeliveries?: number | undefined
   deadLetterQueue?: string | undefined
   backoff?:
-    | { type: 'fixed' | 'exponential'; delayMs: number; maxMs?: number | undefined; jitter?: number | undefined }
+    | {
+        type: 'fixed' | 'exponential'
+        delayMs: number
+        maxMs?: number | undefined
+        jitter?: number | undefined
+      }
     | undefined
   /** Largest message, body and headers together, in bytes. Default 1 MiB; 1 to 16 MiB. */
   maxMessageBytes?: number | undefined

@@ -154,7 +154,11 @@ export class RunningBroker implements Broker {
     try {
       this.#meta = await EmbeddedStore.open(store, clock, random, this.options.nodeId)
       const epoch = await this.#meta.drawEpoch()
-      const logOptions = { ...logDefaults, segmentBytes: this.options.segmentBytes, ...this.options.logOptions }
+      const logOptions = {
+        ...logDefaults,
+        segmentBytes: this.options.segmentBytes,
+        ...this.options.logOptions,
+      }
       this.#log = await SharedLog.open(store, clock, logOptions, {
         failed: (error) => this.#failStop(error),
         rolled: () => this.#checkpointAll(),
@@ -187,7 +191,9 @@ export class RunningBroker implements Broker {
   openQueue(record: QueueRecord, epoch: number): Queue {
     const queue = new Queue(record.id, record.name, record.options, this.env.clock)
     for (let id = 0; id < queue.options.partitions; id++) {
-      queue.partitions.push(Partition.start(record.id, id, epoch, this.log, this.#context, () => queue.ready()))
+      queue.partitions.push(
+        Partition.start(record.id, id, epoch, this.log, this.#context, () => queue.ready()),
+      )
     }
     this.queues.set(queue.name, queue)
     this.queuesById.set(queue.id, queue)
@@ -232,7 +238,11 @@ export class RunningBroker implements Broker {
           resolve(false)
         })
       })
-      if (!inTime) this.logger.warn({}, 'stopped before the disk had taken everything; what was not on it was not confirmed')
+      if (!inTime)
+        this.logger.warn(
+          {},
+          'stopped before the disk had taken everything; what was not on it was not confirmed',
+        )
     }
     await this.#close()
     if (wasServing) this.logger.info({}, 'stopped')
@@ -259,7 +269,10 @@ export class RunningBroker implements Broker {
   #failStop(error: MqError): void {
     if (this.#mode === 'failed') return
     this.#mode = 'failed'
-    this.logger.error({ code: error.code, reason: error.message }, 'the disk failed: stopping at once, restart to go on')
+    this.logger.error(
+      { code: error.code, reason: error.message },
+      'the disk failed: stopping at once, restart to go on',
+    )
     for (const queue of this.queues.values()) for (const partition of queue.partitions) partition.close()
     this.#listener?.destroy()
     this.#fail(error)

@@ -9,7 +9,14 @@ import type { Reply } from '../partition/leader.ts'
 import { limits, type PartitionId, type QueueId } from '../types.ts'
 import { lookupToResult } from '../wire/codec.ts'
 import { crcOf, largestMessageBytes, readBatch, validateAttributes } from '../wire/batch.ts'
-import type { ExtendRequest, LookupResult, ReceiveRequest, RequestId, SendRequest, SettleRequest } from '../wire/messages.ts'
+import type {
+  ExtendRequest,
+  LookupResult,
+  ReceiveRequest,
+  RequestId,
+  SendRequest,
+  SettleRequest,
+} from '../wire/messages.ts'
 import { settleAction } from '../wire/messages.ts'
 import type { RunningBroker } from './broker.ts'
 import type { Partition, ReplyTo } from './partition.ts'
@@ -73,12 +80,18 @@ export class Commands implements RequestHandler {
     if (crcOf(batch) !== crc) throw new MqError('CORRUPT_BATCH', 'the batch does not match its crc')
     const view = readBatch(batch)
     if (view.count !== count) {
-      throw new MqError('INVALID_FIELD', `count is ${count}, the batch holds ${view.count}`, { details: { field: 'count' } })
+      throw new MqError('INVALID_FIELD', `count is ${count}, the batch holds ${view.count}`, {
+        details: { field: 'count' },
+      })
     }
     if (count > 1 && batch.length > limits.batchBytesMax) {
-      throw new MqError('INVALID_FIELD', `a batch of several messages has at most ${limits.batchBytesMax} bytes`, {
-        details: { field: 'batch' },
-      })
+      throw new MqError(
+        'INVALID_FIELD',
+        `a batch of several messages has at most ${limits.batchBytesMax} bytes`,
+        {
+          details: { field: 'batch' },
+        },
+      )
     }
     if (view.hasAttributes) validateAttributes(view, supportedAttributes)
     const to: ReplyTo = {
@@ -113,9 +126,13 @@ export class Commands implements RequestHandler {
   #whyNot(queue: Queue, largestBytes: number): MqError | null {
     const { maxMessageBytes } = queue.options
     if (largestBytes > maxMessageBytes) {
-      return new MqError('MESSAGE_TOO_LARGE', `a message has ${largestBytes} bytes, ${queue.name} takes ${maxMessageBytes}`, {
-        details: { bytes: largestBytes, maxMessageBytes },
-      })
+      return new MqError(
+        'MESSAGE_TOO_LARGE',
+        `a message has ${largestBytes} bytes, ${queue.name} takes ${maxMessageBytes}`,
+        {
+          details: { bytes: largestBytes, maxMessageBytes },
+        },
+      )
     }
     if (this.#broker.log.isFull) return new MqError('DISK_FULL', 'the disk of the broker is full')
     return null
@@ -195,13 +212,17 @@ export class Commands implements RequestHandler {
     const existing = this.#broker.queues.get(name)
     if (existing !== undefined) {
       if (sameOptions(existing.optionsSet, options)) return null
-      throw new MqError('QUEUE_EXISTS', `queue ${name} exists with other options`, { details: { options: existing.options } })
+      throw new MqError('QUEUE_EXISTS', `queue ${name} exists with other options`, {
+        details: { options: existing.options },
+      })
     }
     const { maxQueues, maxPartitions } = this.#broker.options
-    if (this.#broker.queues.size >= maxQueues) throw new MqError('QUOTA_EXCEEDED', `there are ${maxQueues} queues already`)
+    if (this.#broker.queues.size >= maxQueues)
+      throw new MqError('QUOTA_EXCEEDED', `there are ${maxQueues} queues already`)
     let partitions = options.partitions ?? 1
     for (const queue of this.#broker.queues.values()) partitions += queue.partitions.length
-    if (partitions > maxPartitions) throw new MqError('QUOTA_EXCEEDED', `there would be over ${maxPartitions} partitions`)
+    if (partitions > maxPartitions)
+      throw new MqError('QUOTA_EXCEEDED', `there would be over ${maxPartitions} partitions`)
     if (this.#broker.log.isFull) throw new MqError('DISK_FULL', 'the disk of the broker is full')
     const epoch = await this.#broker.meta.drawEpoch()
     const record = await this.#broker.meta.createQueue(name, options)
@@ -236,7 +257,8 @@ export class Commands implements RequestHandler {
         if (!this.#broker.serving) throw new MqError('STOPPING', 'the broker is stopping')
         this.#ok(session, id, await run())
       } catch (error) {
-        if (!(error instanceof MqError)) this.#broker.fail(new MqError('INTERNAL', `a defect: ${String(error)}`))
+        if (!(error instanceof MqError))
+          this.#broker.fail(new MqError('INTERNAL', `a defect: ${String(error)}`))
         else if (error.code === 'STORAGE_FAILED') this.#broker.fail(error)
         else session.refuse(id, error)
       }
@@ -261,7 +283,9 @@ export class Commands implements RequestHandler {
   #partition(queue: Queue, id: PartitionId): Partition {
     const partition = queue.partitions[id]
     if (partition === undefined) {
-      throw new MqError('INVALID_FIELD', `partition ${id} of ${queue.partitions.length}`, { details: { field: 'partition' } })
+      throw new MqError('INVALID_FIELD', `partition ${id} of ${queue.partitions.length}`, {
+        details: { field: 'partition' },
+      })
     }
     if (partition.halted !== null) throw partition.halted
     return partition

@@ -66,8 +66,14 @@ export class Partition implements LeaderSink<ReplyTo> {
     } catch (error) {
       if (!(error instanceof CorruptEntry)) throw error
       // One bad log must not take the others down; and going on without its entries would be to lie.
-      const halted = new MqError('CORRUPT_LOG', `partition ${id} of queue ${queueId} is halted: ${error.message}`)
-      context.logger.error({ queueId, partition: id, reason: error.message }, 'partition halted: its log cannot be read')
+      const halted = new MqError(
+        'CORRUPT_LOG',
+        `partition ${id} of queue ${queueId} is halted: ${error.message}`,
+      )
+      context.logger.error(
+        { queueId, partition: id, reason: error.message },
+        'partition halted: its log cannot be read',
+      )
       return new Partition(id, shared.attach(name), new PartitionState(), halted, context, onReady)
     }
   }

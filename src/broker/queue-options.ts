@@ -38,7 +38,9 @@ const later = new Set([
  * @throws MqError INVALID_FIELD naming the option, UNSUPPORTED
  */
 export function parseQueueOptions(given: Record<string, unknown>): QueueOptions {
-  const set = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null && value !== undefined))
+  const set = Object.fromEntries(
+    Object.entries(given).filter(([, value]) => value !== null && value !== undefined),
+  )
   for (const name of Object.keys(set)) {
     if (later.has(name)) throw new MqError('UNSUPPORTED', `the queue option ${name} is not built yet`)
   }

@@ -141,7 +141,8 @@ export class Queue {
   #take(waiter: Waiter): Delivery[] {
     const deliveries: Delivery[] = []
     const room = { messages: waiter.max, bytes: waiter.maxBytes }
-    if (waiter.partition !== null) this.#takeFrom(this.partitions[waiter.partition]!, waiter, room, deliveries)
+    if (waiter.partition !== null)
+      this.#takeFrom(this.partitions[waiter.partition]!, waiter, room, deliveries)
     else {
       for (let i = 0; i < this.partitions.length && room.messages > 0 && room.bytes > 0; i++) {
         this.#takeFrom(this.partitions[(this.#turn + i) % this.partitions.length]!, waiter, room, deliveries)
@@ -151,11 +152,16 @@ export class Queue {
     return deliveries
   }
 
-  #takeFrom(partition: Partition, waiter: Waiter, room: { messages: number; bytes: number }, into: Delivery[]): void {
+  #takeFrom(
+    partition: Partition,
+    waiter: Waiter,
+    room: { messages: number; bytes: number },
+    into: Delivery[],
+  ): void {
     const run = this.#run
     const first = into.length
     const ranges: number[] = []
-    for (let from = 0; room.messages > 0 && room.bytes > 0 && partition.leader.nextReady(from, run); ) {
+    for (let from = 0; room.messages > 0 && room.bytes > 0 && partition.leader.nextReady(from, run);) {
       const { start, value: deliveryCount } = run
       const entry = partition.read(start)
       if (entry === null) continue

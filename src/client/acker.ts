@@ -24,7 +24,9 @@ const aheadMax = 4
 const itemsMax = Math.min(4096, limits.batchMessagesMax)
 
 export function leaseLost(): MqError {
-  return new MqError('LEASE_LOST', 'the lease has ended, or the message was settled before', { outcome: 'failed' })
+  return new MqError('LEASE_LOST', 'the lease has ended, or the message was settled before', {
+    outcome: 'failed',
+  })
 }
 
 export class Acker implements TurnWork {
@@ -99,7 +101,12 @@ export class AckBatch implements SequencedWork, Deadline, Work {
       if (this.#targets[i] === null) continue
       const ack = this.#leases[i]!
       // In the order of delivery neighbours follow each other, so nothing has to be sorted.
-      if (last !== undefined && last.offset + last.count === ack.offset && last.lease === ack.lease && last.leaseEpoch === ack.leaseEpoch) {
+      if (
+        last !== undefined &&
+        last.offset + last.count === ack.offset &&
+        last.lease === ack.lease &&
+        last.leaseEpoch === ack.leaseEpoch
+      ) {
         last.count++
         continue
       }

@@ -6,7 +6,7 @@ import type { Timer } from '../env.ts'
 import { MqError } from '../errors.ts'
 import type { RequestId } from '../wire/messages.ts'
 import type { Work } from './activity.ts'
-import { checkOnline, retryPause, type Core } from './core.ts'
+import { checkOnline, isRetried, retryPause, type Core } from './core.ts'
 import type { Deadline, Place } from './deadlines.ts'
 import { abandoned, aborted, mayHaveBegun, timedOut, type Abandonment } from './ending.ts'
 import { errorOf, type Answer, type Request } from './session.ts'
@@ -69,7 +69,8 @@ export class Call<T> implements Request, Deadline, Work {
     const { signal, timeoutMs, what } = this.#spec
     const { session, activity, deadlines, turn } = this.#core
     checkOnline(this.#core)
-    if (session.isFull) throw new MqError('THROTTLED', 'too many calls wait for an answer', { outcome: 'failed' })
+    if (session.isFull)
+      throw new MqError('THROTTLED', 'too many calls wait for an answer', { outcome: 'failed' })
     activity.begin(this)
     if (timeoutMs !== Infinity) deadlines.set(this, turn.nowMs, timeoutMs)
     if (signal !== undefined) {
@@ -118,17 +119,13 @@ export class Call<T> implements Request, Deadline, Work {
   }
 
   #refused(error: MqError): void {
-    switch (error.code) {
-      case 'THROTTLED':
-      case 'STOPPING':
-      case 'NOT_LEADER':
-      case 'STALE_EPOCH':
-        this.#spec.retrying?.(error)
-        this.#pause = this.#core.clock.after(retryPause(this.#core, error.details), () => {
-          this.#pause = null
-          this.#id = this.#core.session.start(this)
-        })
-        return
+    if (isRetried(error.code)) {
+      this.#spec.retrying?.(error)
+      this.#pause = this.#core.clock.after(retryPause(this.#core, error.details), () => {
+        this.#pause = null
+        this.#id = this.#core.session.start(this)
+      })
+      return
     }
     const read = this.#spec.readError?.(error, this.#doubtful) ?? null
     this.#end()

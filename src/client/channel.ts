@@ -6,7 +6,7 @@
 import { MqError } from '../errors.ts'
 import { limits, type Offset, type PartitionId, type ProducerId } from '../types.ts'
 import type { RequestId, Sequenced } from '../wire/messages.ts'
-import { retryPause, type Core } from './core.ts'
+import { isRetried, retryPause, type Core } from './core.ts'
 import { mayHaveBegun } from './ending.ts'
 import type { Queue, Queues } from './queues.ts'
 import { errorOf, type Answer, type Request } from './session.ts'
@@ -108,7 +108,8 @@ export class Channel {
       (error: unknown) => {
         this.#renewing = false
         const { code, message } = error instanceof MqError ? error : new MqError('INTERNAL', String(error))
-        for (const each of this.#parked.splice(0)) each.refused(new MqError(code, message, { outcome: 'failed' }))
+        for (const each of this.#parked.splice(0))
+          each.refused(new MqError(code, message, { outcome: 'failed' }))
         this.onRoom()
       },
     )
@@ -151,25 +152,21 @@ class SequencedRequest implements Request {
       return
     }
     const error = errorOf(answer)
-    switch (error.code) {
-      case 'STOPPING':
-      case 'NOT_LEADER':
-      case 'STALE_EPOCH':
-      case 'THROTTLED':
-        // Not looked at, or refused without a trace: the same sequence may come again.
-        this.#core.clock.after(retryPause(this.#core, error.details), () => this.start())
-        return
-      case 'REFUSED_BEFORE':
-        // Nothing was done under this sequence, and later ones were: it needs a new one.
-        this.#channel.ended(this)
-        this.#channel.submit(this.#work)
-        return
-      case 'UNKNOWN_PRODUCER':
-        if (!this.#doubtful) {
-          this.#channel.ended(this)
-          this.#channel.renew(this.#work, this.as.producerId)
-          return
-        }
+    if (isRetried(error.code)) {
+      // Not looked at, or refused without a trace: the same sequence may come again.
+      this.#core.clock.after(retryPause(this.#core, error.details), () => this.start())
+      return
+    }
+    if (error.code === 'REFUSED_BEFORE') {
+      // Nothing was done under this sequence, and later ones were: it needs a new one.
+      this.#channel.ended(this)
+      this.#channel.submit(this.#work)
+      return
+    }
+    if (error.code === 'UNKNOWN_PRODUCER' && !this.#doubtful) {
+      this.#channel.ended(this)
+      this.#channel.renew(this.#work, this.as.producerId)
+      return
     }
     this.#channel.ended(this)
     const { code, message, details } = error

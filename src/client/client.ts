@@ -7,7 +7,14 @@ import type { Core } from './core.ts'
 import type { Emitter } from './emitter.ts'
 import type { ClientEvents } from './events.ts'
 import { checkExtendMs, type Message } from './message.ts'
-import { checkQueueName, checkSignal, checkTimeout, defaults, unsupported, type CallOptions } from './options.ts'
+import {
+  checkQueueName,
+  checkSignal,
+  checkTimeout,
+  defaults,
+  unsupported,
+  type CallOptions,
+} from './options.ts'
 import type { BatchEntry, Producer, SendOptions } from './producer.ts'
 import { unexpected, type Queues } from './queues.ts'
 import type { Receiver, ReceiveOptions } from './receiver.ts'

@@ -27,7 +27,13 @@ export async function connectWith(env: ClientEnv, options: ConnectOptions = {}):
   const { failsOffline } = settings
   const session = new Session(
     env,
-    { servers: settings.servers, name: settings.name, clientId, failsOffline, dialTimeoutMs: settings.timeoutMs },
+    {
+      servers: settings.servers,
+      name: settings.name,
+      clientId,
+      failsOffline,
+      dialTimeoutMs: settings.timeoutMs,
+    },
     events,
   )
   const gate: { closed: MqError | null } = { closed: null }
@@ -55,7 +61,12 @@ export async function connectWith(env: ClientEnv, options: ConnectOptions = {}):
 }
 
 /** The first connection, within its time. */
-function opened(session: Session, env: ClientEnv, timeoutMs: number, signal: AbortSignal | undefined): Promise<void> {
+function opened(
+  session: Session,
+  env: ClientEnv,
+  timeoutMs: number,
+  signal: AbortSignal | undefined,
+): Promise<void> {
   return new Promise((resolve, reject) => {
     const end = (run: () => void): void => {
       timer.cancel()
@@ -73,7 +84,12 @@ function opened(session: Session, env: ClientEnv, timeoutMs: number, signal: Abo
       // Nobody listened in all that time, which says more than that the time is over.
       const code = cause?.code === 'DISCONNECTED' ? 'DISCONNECTED' : 'TIMEOUT'
       const why = cause === null ? '' : `: ${cause.message}`
-      fail(new MqError(code, `no broker could be reached within ${timeoutMs} ms${why}`, { outcome: 'failed', cause }))
+      fail(
+        new MqError(code, `no broker could be reached within ${timeoutMs} ms${why}`, {
+          outcome: 'failed',
+          cause,
+        }),
+      )
     })
     const onAbort = (): void => {
       fail(new MqError('ABORTED', 'connecting was aborted', { outcome: 'failed', cause: signal?.reason }))

@@ -1,5 +1,5 @@
 import type { Clock, Random } from '../env.ts'
-import { MqError } from '../errors.ts'
+import { MqError, type MqErrorCode } from '../errors.ts'
 import type { Activity } from './activity.ts'
 import type { Deadlines } from './deadlines.ts'
 import type { Emitter } from './emitter.ts'
@@ -26,8 +26,16 @@ export interface Core {
 const retryPauseMs = 100
 const retryPauseMsMax = 60_000
 
+/** Refusals after which the client asks again by itself: the broker did not look at the request, or had no room. */
+export function isRetried(code: MqErrorCode): boolean {
+  return code === 'THROTTLED' || code === 'STOPPING' || code === 'NOT_LEADER' || code === 'STALE_EPOCH'
+}
+
 /** How long to leave a broker alone that said THROTTLED, STOPPING or the like. */
-export function retryPause(core: Core, details: Readonly<Record<string, unknown>> | null | undefined): number {
+export function retryPause(
+  core: Core,
+  details: Readonly<Record<string, unknown>> | null | undefined,
+): number {
   const asked = details?.['retryAfterMs']
   if (typeof asked === 'number' && asked >= 0) return Math.min(asked, retryPauseMsMax)
   return retryPauseMs * (0.5 + core.random.unit())
@@ -36,6 +44,9 @@ export function retryPause(core: Core, details: Readonly<Record<string, unknown>
 /** @throws MqError DISCONNECTED */
 export function checkOnline(core: Core): void {
   if (core.failsOffline && !core.session.isReady) {
-    throw new MqError('DISCONNECTED', 'no broker is connected', { outcome: 'failed', cause: core.session.lastError })
+    throw new MqError('DISCONNECTED', 'no broker is connected', {
+      outcome: 'failed',
+      cause: core.session.lastError,
+    })
   }
 }

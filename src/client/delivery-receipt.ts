@@ -38,7 +38,13 @@ export function decodeReceipt(text: unknown): DeliveryReceipt | null {
   if (!Number.isSafeInteger(leaseEpoch) || !Number.isSafeInteger(lease) || !Number.isSafeInteger(offset)) {
     return null
   }
-  return { queueId: bytes.toString('hex', 0, 16), partition: bytes.readUInt32BE(16), leaseEpoch, lease, offset }
+  return {
+    queueId: bytes.toString('hex', 0, 16),
+    partition: bytes.readUInt32BE(16),
+    leaseEpoch,
+    lease,
+    offset,
+  }
 }
 
 function writeU64(bytes: Buffer, value: number, at: number): void {

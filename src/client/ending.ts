@@ -4,12 +4,17 @@ import { MqError, type MqErrorCode, type Outcome } from '../errors.ts'
 const outcomeOf = (mayBeDone: boolean): Outcome => (mayBeDone ? 'unknown' : 'failed')
 
 export function timedOut(what: string, mayBeDone: boolean): MqError {
-  const why = mayBeDone ? 'no broker has answered within its time' : 'it could not be given to a broker within its time'
+  const why = mayBeDone
+    ? 'no broker has answered within its time'
+    : 'it could not be given to a broker within its time'
   return new MqError('TIMEOUT', `${what}: ${why}`, { outcome: outcomeOf(mayBeDone) })
 }
 
 export function aborted(what: string, signal: AbortSignal | undefined, mayBeDone: boolean): MqError {
-  return new MqError('ABORTED', `${what} was aborted`, { outcome: outcomeOf(mayBeDone), cause: signal?.reason })
+  return new MqError('ABORTED', `${what} was aborted`, {
+    outcome: outcomeOf(mayBeDone),
+    cause: signal?.reason,
+  })
 }
 
 /** Why a client lets go of everything at once: it was closed, or it is offline and was told to fail then. */

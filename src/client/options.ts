@@ -88,7 +88,8 @@ const hostAndPort = /^(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:/[\]@]+))(?::(\d{1,5}))?$/
 
 /** @throws MqError INVALID_OPTION, UNSUPPORTED: credentials or TLS */
 export function parseServer(text: string): Address {
-  const wrong = () => new MqError('INVALID_OPTION', "each of 'servers' must be 'host:port' or 'mq://host:port'")
+  const wrong = () =>
+    new MqError('INVALID_OPTION', "each of 'servers' must be 'host:port' or 'mq://host:port'")
   if (typeof text !== 'string') throw wrong()
   if (text.startsWith('mqs://')) throw unsupported("TLS ('mqs://')")
   const rest = text.startsWith('mq://') ? text.slice('mq://'.length).replace(/\/$/, '') : text
@@ -102,10 +103,15 @@ export function parseServer(text: string): Address {
 }
 
 /** @throws MqError INVALID_OPTION */
-export function checkTimeout(timeoutMs: number | undefined, byDefaultMs: number = defaults.timeoutMs): number {
+export function checkTimeout(
+  timeoutMs: number | undefined,
+  byDefaultMs: number = defaults.timeoutMs,
+): number {
   if (timeoutMs === undefined) return byDefaultMs
   if (typeof timeoutMs !== 'number' || !(timeoutMs >= 0)) {
-    throw new MqError('INVALID_OPTION', "'timeoutMs' must be a number of milliseconds from 0", { outcome: 'failed' })
+    throw new MqError('INVALID_OPTION', "'timeoutMs' must be a number of milliseconds from 0", {
+      outcome: 'failed',
+    })
   }
   return Math.min(Math.ceil(timeoutMs), timeoutMsMax)
 }
@@ -117,7 +123,10 @@ export function checkSignal(signal: AbortSignal | undefined): AbortSignal | unde
     throw new MqError('INVALID_OPTION', "'signal' must be an AbortSignal", { outcome: 'failed' })
   }
   if (signal.aborted) {
-    throw new MqError('ABORTED', 'the call was aborted before it began', { outcome: 'failed', cause: signal.reason })
+    throw new MqError('ABORTED', 'the call was aborted before it began', {
+      outcome: 'failed',
+      cause: signal.reason,
+    })
   }
   return signal
 }
@@ -131,7 +140,8 @@ export function checkQueueName(name: string): void {
 
 /** @throws MqError INVALID_FIELD */
 export function checkInteger(field: string, value: unknown, min: number, max: number): number {
-  if (Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max) return value as number
+  if (Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max)
+    return value as number
   throw new MqError('INVALID_FIELD', `'${field}' must be an integer from ${min} to ${max}`, {
     outcome: 'failed',
     details: { field },

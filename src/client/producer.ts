@@ -69,7 +69,11 @@ export class Producer {
     })
   }
 
-  sendBatch(name: string, entries: readonly BatchEntry[], options: CallOptions): Promise<(SendReceipt | MqError)[]> {
+  sendBatch(
+    name: string,
+    entries: readonly BatchEntry[],
+    options: CallOptions,
+  ): Promise<(SendReceipt | MqError)[]> {
     return new Promise((resolve) => {
       checkQueueName(name)
       this.#core.checkOpen()
@@ -154,10 +158,14 @@ export class Producer {
     const { bodyBytes, attributes } = message
     const bytes = attributes === null ? bodyBytes : bodyBytes + headerBytes(attributes)
     if (bytes > queue.maxMessageBytes) {
-      throw new MqError('MESSAGE_TOO_LARGE', `a message of ${bytes} bytes; '${queue.name}' takes ${queue.maxMessageBytes}`, {
-        outcome: 'failed',
-        details: { bytes, maxMessageBytes: queue.maxMessageBytes },
-      })
+      throw new MqError(
+        'MESSAGE_TOO_LARGE',
+        `a message of ${bytes} bytes; '${queue.name}' takes ${queue.maxMessageBytes}`,
+        {
+          outcome: 'failed',
+          details: { bytes, maxMessageBytes: queue.maxMessageBytes },
+        },
+      )
     }
     queue.sender.onRelief = this.#relief
     this.#pendingBytes += bodyBytes
@@ -202,7 +210,10 @@ function checkHeaders(headers: Readonly<Record<string, string>>): MessageAttribu
 }
 
 function invalidHeaders(why: string): MqError {
-  return new MqError('INVALID_FIELD', `'headers' ${why}`, { outcome: 'failed', details: { field: 'headers' } })
+  return new MqError('INVALID_FIELD', `'headers' ${why}`, {
+    outcome: 'failed',
+    details: { field: 'headers' },
+  })
 }
 
 function headerBytes({ headers }: MessageAttributes): number {

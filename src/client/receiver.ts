@@ -50,7 +50,8 @@ export class Receiver {
       return await runCall(this.#core, {
         what: `receiving from '${name}'`,
         // The wait is not the call's fault: what it may take is counted on top.
-        timeoutMs: options.timeoutMs === undefined ? waitMs + defaults.timeoutMs : Math.max(timeoutMs, waitMs),
+        timeoutMs:
+          options.timeoutMs === undefined ? waitMs + defaults.timeoutMs : Math.max(timeoutMs, waitMs),
         signal,
         cancellable: true,
         endsOnClose: true,
@@ -73,7 +74,8 @@ export class Receiver {
         },
       })
     } catch (error) {
-      if (error instanceof MqError && (error.code === 'QUEUE_DELETED' || error.code === 'QUEUE_NOT_FOUND')) queue.isGone()
+      if (error instanceof MqError && (error.code === 'QUEUE_DELETED' || error.code === 'QUEUE_NOT_FOUND'))
+        queue.isGone()
       throw error
     }
   }
@@ -85,7 +87,10 @@ export class Receiver {
       const known = delivery.partition < queue.channels.length
       if (!known || crcOf(batch) !== crc) {
         // Not handed out: it is delivered again once its lease has ended.
-        this.#core.events.emit('error', new MqError('CORRUPT_BATCH', `a delivery of '${queue.name}' was damaged`))
+        this.#core.events.emit(
+          'error',
+          new MqError('CORRUPT_BATCH', `a delivery of '${queue.name}' was damaged`),
+        )
         continue
       }
       const { partition, leaseEpoch, lease, epoch, base, sentAtMs, deliveryCount } = delivery
@@ -117,7 +122,7 @@ export class Receiver {
     const queue = await this.#queues.get(name, timeoutMs, signal)
     this.#core.checkOpen()
     return Promise.all(
-      receipts.map((text) => {
+      receipts.map(async (text): Promise<MqError | null> => {
         const receipt = ownReceipt(queue, text)
         if (receipt === null) return leaseLost()
         const { partition, leaseEpoch, lease, offset } = receipt
@@ -157,7 +162,8 @@ export class Receiver {
           const refused = await extendItems(this.#core, queue.queueId, partition, extendMs, items, options)
           for (let i = 0; refused !== null && i < refused.length; i += 2) {
             items.forEach(({ offset }, k) => {
-              if (offset >= refused[i]! && offset < refused[i]! + refused[i + 1]!) results[places[k]!] = leaseLost()
+              if (offset >= refused[i]! && offset < refused[i]! + refused[i + 1]!)
+                results[places[k]!] = leaseLost()
             })
           }
         } catch (error) {

@@ -38,7 +38,7 @@ export const msgpackSerializer: Serializer = {
   decode(bytes) {
     const why = scanBody(bytes)
     if (why !== null) throw new TypeError(`the body ${why}`)
-    return unpackr.unpack(bytes)
+    return unpackr.unpack(bytes) as unknown
   },
 }
 
@@ -47,7 +47,10 @@ export function checkSerializer(serializer: Serializer): Serializer {
   const { name } = serializer
   const named = typeof name === 'string' && Buffer.byteLength(name) >= 1 && Buffer.byteLength(name) <= 255
   if (!named || name === textSerializer || name.includes('\0')) {
-    throw new MqError('INVALID_OPTION', `'serializer' needs a name of 1 to 255 bytes that is not '${textSerializer}'`)
+    throw new MqError(
+      'INVALID_OPTION',
+      `'serializer' needs a name of 1 to 255 bytes that is not '${textSerializer}'`,
+    )
   }
   if (typeof serializer.encode !== 'function' || typeof serializer.decode !== 'function') {
     throw new MqError('INVALID_OPTION', "'serializer' needs the functions encode and decode")
@@ -61,10 +64,15 @@ export function encodeValue(serializer: Serializer, value: unknown): Uint8Array 
   try {
     bytes = serializer.encode(value)
   } catch (cause) {
-    throw new MqError('INVALID_FIELD', `the body cannot be encoded: ${messageOf(cause)}`, { outcome: 'failed', cause })
+    throw new MqError('INVALID_FIELD', `the body cannot be encoded: ${messageOf(cause)}`, {
+      outcome: 'failed',
+      cause,
+    })
   }
   if (bytes instanceof Uint8Array) return bytes
-  throw new MqError('INVALID_FIELD', `the serializer '${serializer.name}' made no bytes`, { outcome: 'failed' })
+  throw new MqError('INVALID_FIELD', `the serializer '${serializer.name}' made no bytes`, {
+    outcome: 'failed',
+  })
 }
 
 /**
@@ -89,7 +97,7 @@ export function decodeValue(own: Serializer, name: string | null, body: Uint8Arr
 
 /** UTF-8; bytes that are not become U+FFFD. A leading byte order mark stays. */
 export function textOf(body: Uint8Array): string {
-  return Buffer.prototype.utf8Slice.call(body, 0, body.length)
+  return Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString()
 }
 
 function messageOf(cause: unknown): string {

@@ -351,7 +351,9 @@ export class Session {
     if (this.#state === 'closed') return
     this.#connection = null
     if (!this.isConnected) {
-      this.#failed(error ?? new MqError('DISCONNECTED', 'the broker ended the connection during the handshake'))
+      this.#failed(
+        error ?? new MqError('DISCONNECTED', 'the broker ended the connection during the handshake'),
+      )
       return
     }
     this.#lastError = error ?? null

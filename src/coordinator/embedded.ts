@@ -109,7 +109,10 @@ export class EmbeddedStore {
   async #load(nodeId: string | undefined): Promise<void> {
     const format = this.#get('format') as [number] | undefined
     if (format !== undefined && format[0] > dataFormat) {
-      throw new MqError('NEWER_DATA_FORMAT', `the data has format ${format[0]}, this version knows up to ${dataFormat}`)
+      throw new MqError(
+        'NEWER_DATA_FORMAT',
+        `the data has format ${format[0]}, this version knows up to ${dataFormat}`,
+      )
     }
     const node = this.#get('node') as [string, string] | undefined
     if (format === undefined || node === undefined) {
@@ -119,13 +122,21 @@ export class EmbeddedStore {
     } else {
       ;[this.#clusterId, this.#nodeId] = node
       if (nodeId !== undefined && nodeId !== this.#nodeId) {
-        throw new MqError('INVALID_OPTION', `the data directory belongs to node ${this.#nodeId}, not ${nodeId}`)
+        throw new MqError(
+          'INVALID_OPTION',
+          `the data directory belongs to node ${this.#nodeId}, not ${nodeId}`,
+        )
       }
     }
     this.#epoch = (this.#get('epoch') as [number] | undefined)?.[0] ?? 0
     const queues: QueueRecord[] = []
     this.#segment.scan(Buffer.from('queue/'), Buffer.from('queue0'), (key, value) => {
-      const [name, options, createdMs, deletedMs] = unpack(Uint8Array.from(value)) as [string, QueueOptions, number, number | null]
+      const [name, options, createdMs, deletedMs] = unpack(Uint8Array.from(value)) as [
+        string,
+        QueueOptions,
+        number,
+        number | null,
+      ]
       queues.push({ id: Buffer.from(key).toString('latin1', 6), name, options, createdMs, deletedMs })
       return true
     })
@@ -146,7 +157,12 @@ export class EmbeddedStore {
   }
 
   #writeQueue(record: QueueRecord): Promise<void> {
-    return this.#write(`queue/${record.id}`, [record.name, record.options, record.createdMs, record.deletedMs])
+    return this.#write(`queue/${record.id}`, [
+      record.name,
+      record.options,
+      record.createdMs,
+      record.deletedMs,
+    ])
   }
 
   #write(key: string, value: unknown): Promise<void> {

@@ -40,7 +40,12 @@ export class Listener implements SessionHost {
     this.#handler = handler
   }
 
-  static async open(env: Env, address: Address, backend: Backend, handler: RequestHandler): Promise<Listener> {
+  static async open(
+    env: Env,
+    address: Address,
+    backend: Backend,
+    handler: RequestHandler,
+  ): Promise<Listener> {
     const self = new Listener(env, backend, handler)
     self.#listener = await env.network.listen(address, (socket) => self.#accept(socket))
     return self
@@ -79,7 +84,9 @@ export class Listener implements SessionHost {
   }
 
   broken(error: unknown): void {
-    this.#backend.fail(new MqError('INTERNAL', `a defect: ${String(error instanceof Error ? error.stack : error)}`))
+    this.#backend.fail(
+      new MqError('INTERNAL', `a defect: ${String(error instanceof Error ? error.stack : error)}`),
+    )
   }
 
   /** The log has caught up: sessions read on. */
@@ -143,7 +150,10 @@ export class Listener implements SessionHost {
     if (!this.#accepting) session.close(new MqError('STOPPING', 'the broker is stopping'))
     else if (this.#sessions.size > this.#backend.options.maxConnections) {
       session.close(
-        new MqError('TOO_MANY_CONNECTIONS', `over ${this.#backend.options.maxConnections} connections are open`),
+        new MqError(
+          'TOO_MANY_CONNECTIONS',
+          `over ${this.#backend.options.maxConnections} connections are open`,
+        ),
       )
     }
   }

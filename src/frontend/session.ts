@@ -11,7 +11,14 @@ import { errorTable, MqError } from '../errors.ts'
 import { limits, type ProducerId } from '../types.ts'
 import { decodeClientFrame, encodeDelivered, encodeServerFrame, RequestError } from '../wire/codec.ts'
 import { Connection } from '../wire/connection.ts'
-import { protocolVersion, type ClientFrame, type Delivery, type Hello, type RequestId, type ServerFrame } from '../wire/messages.ts'
+import {
+  protocolVersion,
+  type ClientFrame,
+  type Delivery,
+  type Hello,
+  type RequestId,
+  type ServerFrame,
+} from '../wire/messages.ts'
 
 /** Requests in flight on one connection; past it the session reads no further. */
 const inFlightMax = 1024
@@ -171,25 +178,20 @@ export class Session {
       this.#hello(frame)
       return
     }
-    switch (frame.op) {
-      case 'hello':
-        throw new MqError('BAD_FRAME', 'HELLO comes once')
-      case 'heartbeat':
-        return
-      case 'cancel': {
-        this.#inFlight.get(frame.id)?.()
-        return
-      }
-      default:
-        this.#begin(frame.id)
-        try {
-          this.#host.handle(this, frame, bytes, headroom)
-        } catch (error) {
-          if (error instanceof MqError) this.refuse(frame.id, error)
-          else this.#host.broken(error)
-        }
-        this.updateFlow()
+    if (frame.op === 'hello') throw new MqError('BAD_FRAME', 'HELLO comes once')
+    if (frame.op === 'heartbeat') return
+    if (frame.op === 'cancel') {
+      this.#inFlight.get(frame.id)?.()
+      return
     }
+    this.#begin(frame.id)
+    try {
+      this.#host.handle(this, frame, bytes, headroom)
+    } catch (error) {
+      if (error instanceof MqError) this.refuse(frame.id, error)
+      else this.#host.broken(error)
+    }
+    this.updateFlow()
   }
 
   #begin(id: RequestId): void {

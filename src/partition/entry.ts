@@ -36,7 +36,10 @@ export interface LogName {
 
 export function logName(queueId: QueueId, partition: PartitionId): LogName {
   const bytes = Buffer.alloc(20)
-  invariant(bytes.write(queueId, 'hex') === 16 && queueId.length === 32, `queue id ${queueId} is not 16 bytes`)
+  invariant(
+    bytes.write(queueId, 'hex') === 16 && queueId.length === 32,
+    `queue id ${queueId} is not 16 bytes`,
+  )
   bytes.writeUInt32BE(partition, 16)
   return { queueId, partition, bytes, crc: crc32(bytes) }
 }
@@ -152,7 +155,8 @@ export function decodeEntry(name: LogName, record: Buffer, at: number): Entry {
   const payload = bytes.subarray(headerBytes)
   const payloadCrc = crc32(payload)
   const crc = bytes.readUInt32BE(0)
-  if (entryCrc(name, bytes, payloadCrc) !== crc) throw new CorruptEntry(`crc of the entry at offset ${readU64(bytes, 24)}`)
+  if (entryCrc(name, bytes, payloadCrc) !== crc)
+    throw new CorruptEntry(`crc of the entry at offset ${readU64(bytes, 24)}`)
   const kind = kindNames[bytes[13]!]
   if (bytes[12] !== entryFormat || kind === undefined || kind === '' || bytes[14] !== 0 || bytes[15] !== 0) {
     throw new MqError(
@@ -180,5 +184,9 @@ export function decodeEntry(name: LogName, record: Buffer, at: number): Entry {
 
 /** What a reader that only needs to find its way may trust before the crc is checked: nothing. Base and count. */
 export function peekEntry(record: Buffer, at: number): { base: Offset; count: number; length: number } {
-  return { base: readU64(record, at + 24), count: record.readUInt32BE(at + 20), length: entryLength(record, at) }
+  return {
+    base: readU64(record, at + 24),
+    count: record.readUInt32BE(at + 20),
+    length: entryLength(record, at),
+  }
 }

@@ -64,7 +64,10 @@ export class PartitionState {
       body.kind === 'epochStart' ? header.epoch > this.epoch : header.epoch === this.epoch,
       `${body.kind} entry at ${header.base} has epoch ${header.epoch} in epoch ${this.epoch}`,
     )
-    invariant(this.handedOver === null || body.kind === 'epochStart', `entry at ${header.base} after a hand-over`)
+    invariant(
+      this.handedOver === null || body.kind === 'epochStart',
+      `entry at ${header.base} after a hand-over`,
+    )
     switch (body.kind) {
       case 'batch':
         this.live.set(header.base, header.base + header.count, 1)
@@ -80,7 +83,9 @@ export class PartitionState {
         for (let i = 0; i < body.ranges.length; i += 2) {
           const start = body.ranges[i]!
           const runs: number[] = []
-          this.live.forEachIn(start, start + body.ranges[i + 1]!, (from, to, next) => runs.push(from, to, next))
+          this.live.forEachIn(start, start + body.ranges[i + 1]!, (from, to, next) =>
+            runs.push(from, to, next),
+          )
           for (let j = 0; j < runs.length; j += 3) this.live.set(runs[j]!, runs[j + 1]!, runs[j + 2]! + 1)
         }
         break
@@ -153,7 +158,10 @@ export class PartitionState {
             : [o.sequence, o.epoch, o.base, 0, o.crc, o.refused],
         ),
       ]),
-      this.handedOver && [this.handedOver.nextLease, this.handedOver.leases.map((l) => [l.lease, l.epoch, l.ranges])],
+      this.handedOver && [
+        this.handedOver.nextLease,
+        this.handedOver.leases.map((l) => [l.lease, l.epoch, l.ranges]),
+      ],
     ])
   }
 

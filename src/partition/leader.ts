@@ -108,7 +108,12 @@ export class Leader<Ref> {
   #mode: 'starting' | 'leading' | 'handedOver' = 'starting'
 
   /** @param state the fold of the whole committed log; the leader owns it from here on */
-  constructor(name: LogName, state: PartitionState, sink: LeaderSink<Ref>, options: LeaderOptions = leaderDefaults) {
+  constructor(
+    name: LogName,
+    state: PartitionState,
+    sink: LeaderSink<Ref>,
+    options: LeaderOptions = leaderDefaults,
+  ) {
     this.#name = name
     this.state = state
     this.#sink = sink
@@ -189,7 +194,10 @@ export class Leader<Ref> {
     this.#append({ kind: 'batch', payloadCrc: event.crc }, now, this.state.epoch, event, event)
     // Only now is the base known: making room for a producer may have appended an entry before the batch.
     const base = this.state.logEnd - event.count
-    this.#onceCommitted(ref, { kind: 'sent', epoch: this.state.epoch, base, duplicate: false }, [base, event.count])
+    this.#onceCommitted(ref, { kind: 'sent', epoch: this.state.epoch, base, duplicate: false }, [
+      base,
+      event.count,
+    ])
   }
 
   settle(ref: Ref, event: SettleEvent, now: Now): void {
@@ -249,7 +257,15 @@ export class Leader<Ref> {
         from = stop
       }
       const { monotonicMs } = now
-      this.#leases.extend(item.lease, item.leaseEpoch, item.offset, end, monotonicMs, monotonicMs + extendMs, held)
+      this.#leases.extend(
+        item.lease,
+        item.leaseEpoch,
+        item.offset,
+        end,
+        monotonicMs,
+        monotonicMs + extendMs,
+        held,
+      )
       pushRange(refused, from, end)
     }
     this.#sink.reply(ref, { kind: 'settled', refused: refused.length === 0 ? null : refused })
@@ -343,7 +359,8 @@ export class Leader<Ref> {
     const waiting = this.#awaiting.slice(this.#awaitingHead)
     this.#awaiting = []
     this.#awaitingHead = 0
-    for (const { ref, reply } of waiting) if (reply !== undefined) this.#sink.reply(ref!, { kind: 'refused', error })
+    for (const { ref, reply } of waiting)
+      if (reply !== undefined) this.#sink.reply(ref!, { kind: 'refused', error })
   }
 
   /**
@@ -369,7 +386,8 @@ export class Leader<Ref> {
     invariant(leased === this.#leases.messages, 'leased messages are counted')
     for (const { ready, after } of this.#awaiting.slice(this.#awaitingHead)) {
       invariant(after > this.#highWatermark, 'nothing that is due waits')
-      for (let i = 0; i < (ready?.length ?? 0); i += 2) take('waiting', ready![i]!, ready![i]! + ready![i + 1]!)
+      for (let i = 0; i < (ready?.length ?? 0); i += 2)
+        take('waiting', ready![i]!, ready![i]! + ready![i + 1]!)
     }
     invariant(rest.isEmpty, `messages in no state: ${String(rest.toArray())}`)
     for (let from = 0; this.state.quarantined.nextRun(from, run); from = run.end) {
@@ -391,7 +409,11 @@ export class Leader<Ref> {
         : 'new'
     }
     if (event.producerEpoch < producer.epoch) {
-      return this.#refuse(ref, 'PRODUCER_FENCED', `producer epoch ${event.producerEpoch} is older than ${producer.epoch}`)
+      return this.#refuse(
+        ref,
+        'PRODUCER_FENCED',
+        `producer epoch ${event.producerEpoch} is older than ${producer.epoch}`,
+      )
     }
     const { outcomes } = producer
     const last = outcomes.at(-1)
@@ -409,14 +431,27 @@ export class Leader<Ref> {
         : this.#refuse(ref, 'DUPLICATE_MISMATCH', `sequence ${event.sequence} came before with other bytes`)
     }
     if (event.sequence < outcomes[0]!.sequence && outcomes.length >= limits.unansweredMax) {
-      return this.#refuse(ref, 'OUT_OF_ORDER_SEQUENCE', `sequence ${event.sequence} lies below the window`, 'unknown')
+      return this.#refuse(
+        ref,
+        'OUT_OF_ORDER_SEQUENCE',
+        `sequence ${event.sequence} lies below the window`,
+        'unknown',
+      )
     }
-    return this.#refuse(ref, 'REFUSED_BEFORE', `sequence ${event.sequence} was not accepted when it first came`)
+    return this.#refuse(
+      ref,
+      'REFUSED_BEFORE',
+      `sequence ${event.sequence} was not accepted when it first came`,
+    )
   }
 
   #refuseUnlessLeading(ref: Ref): boolean {
     if (this.leading) return false
-    this.#refuse(ref, 'STOPPING', this.#mode === 'handedOver' ? 'the broker is stopping' : 'the partition is starting')
+    this.#refuse(
+      ref,
+      'STOPPING',
+      this.#mode === 'handedOver' ? 'the broker is stopping' : 'the partition is starting',
+    )
     return true
   }
 
@@ -479,7 +514,6 @@ export class Leader<Ref> {
     this.#awaiting.push(effect)
   }
 }
-
 
 function settleCrc(event: SettleEvent): number {
   return crc32(pack([event.action, event.items.map((i) => [i.leaseEpoch, i.lease, i.offset, i.count])]))

@@ -153,7 +153,11 @@ export class Leases {
     return [...this.#leases.values()].map(({ id, epoch, ranges }) => {
       const triples: number[] = []
       for (let i = 0; i < ranges.length; i += 3) {
-        triples.push(ranges[i]!, ranges[i + 1]! - ranges[i]!, Math.max(0, Math.ceil(wallMs + ranges[i + 2]! - nowMs)))
+        triples.push(
+          ranges[i]!,
+          ranges[i + 1]! - ranges[i]!,
+          Math.max(0, Math.ceil(wallMs + ranges[i + 2]! - nowMs)),
+        )
       }
       return { lease: id, epoch, ranges: triples }
     })

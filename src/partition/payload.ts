@@ -65,7 +65,11 @@ export function decodeBody(entry: Entry): EntryBody {
         nextLease: integer(fields[0], entry),
         leases: list(fields[1], entry).map((item) => {
           const [lease, epoch, ranges] = list(item, entry)
-          return { lease: integer(lease, entry), epoch: integer(epoch, entry), ranges: integers(ranges, entry) }
+          return {
+            lease: integer(lease, entry),
+            epoch: integer(epoch, entry),
+            ranges: integers(ranges, entry),
+          }
         }),
       }
     case 'evict':

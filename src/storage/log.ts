@@ -10,7 +10,15 @@
 import { crc32 } from 'node:zlib'
 import type { Clock, Put, Segment, Store } from '../env.ts'
 import { invariant, MqError } from '../errors.ts'
-import { CorruptEntry, decodeEntry, entryLength, peekEntry, writeU64, type Entry, type LogName } from '../partition/entry.ts'
+import {
+  CorruptEntry,
+  decodeEntry,
+  entryLength,
+  peekEntry,
+  writeU64,
+  type Entry,
+  type LogName,
+} from '../partition/entry.ts'
 import { PartitionState } from '../partition/fold.ts'
 import { decodeBody } from '../partition/payload.ts'
 import type { Offset } from '../types.ts'
@@ -74,7 +82,13 @@ export class SharedLog {
   #commits = 0
   #idle: (() => void)[] = []
 
-  private constructor(store: Store, clock: Clock, segments: Segment[], options: LogOptions, events: LogEvents) {
+  private constructor(
+    store: Store,
+    clock: Clock,
+    segments: Segment[],
+    options: LogOptions,
+    events: LogEvents,
+  ) {
     this.#store = store
     this.#clock = clock
     this.#segments = segments
@@ -152,7 +166,8 @@ export class SharedLog {
       const stored = Buffer.from(value)
       const body = stored.subarray(4)
       // A rotten checkpoint costs only time: the one before it and a longer tail say the same.
-      if (stored.length > 4 && checkpointCrc(log.name, body) === stored.readUInt32BE(0)) return PartitionState.decode(body)
+      if (stored.length > 4 && checkpointCrc(log.name, body) === stored.readUInt32BE(0))
+        return PartitionState.decode(body)
     }
     return { state: new PartitionState(), firstSegment: '' }
   }
@@ -213,7 +228,10 @@ export class SharedLog {
   #takeGroup(): Queued[] {
     let bytes = 0
     let n = 0
-    while (n < this.#queue.length && (n === 0 || bytes + this.#queue[n]!.bytes.length <= this.#options.commitBytesMax)) {
+    while (
+      n < this.#queue.length &&
+      (n === 0 || bytes + this.#queue[n]!.bytes.length <= this.#options.commitBytesMax)
+    ) {
       bytes += this.#queue[n++]!.bytes.length
     }
     if (n < this.#queue.length) return this.#queue.splice(0, n)
@@ -244,7 +262,7 @@ export class SharedLog {
       }
       // Nothing was written. The entries were decided and can't be taken back: they wait for room.
       this.#setFull(true)
-      await new Promise<void>((resolve) => this.#clock.after(this.#options.fullRetryMs, resolve))
+      await this.#pause()
       if (this.#mode !== 'committing') return false
     }
   }
@@ -300,9 +318,13 @@ export class SharedLog {
         }
       }
       this.#setFull(true)
-      await new Promise<void>((resolve) => this.#clock.after(this.#options.fullRetryMs, resolve))
+      await this.#pause()
       if (this.#mode !== 'committing') return false
     }
+  }
+
+  #pause(): Promise<void> {
+    return new Promise((resolve) => void this.#clock.after(this.#options.fullRetryMs, resolve))
   }
 
   #setFull(full: boolean): void {
@@ -371,7 +393,8 @@ export class PartitionLog {
     const last = this.#last
     if (last !== undefined && offset >= last.base && offset < last.base + last.count) return last
     const found = this.#segmentOf(offset)?.floor(this.key(offset))
-    if (found === undefined || !this.owns(found.key)) throw new CorruptEntry(`no record holds offset ${offset}`)
+    if (found === undefined || !this.owns(found.key))
+      throw new CorruptEntry(`no record holds offset ${offset}`)
     const value = asBuffer(found.value)
     let at = 0
     for (;;) {
@@ -416,7 +439,11 @@ export class PartitionLog {
   }
 
   owns(key: Uint8Array): boolean {
-    return key.length === 29 && key[0] === entryPrefix && Buffer.compare(key.subarray(1, 21), this.name.bytes) === 0
+    return (
+      key.length === 29 &&
+      key[0] === entryPrefix &&
+      Buffer.compare(key.subarray(1, 21), this.name.bytes) === 0
+    )
   }
 
   #baseOf(key: Uint8Array): Offset {
@@ -425,7 +452,8 @@ export class PartitionLog {
   }
 
   #segmentOf(offset: Offset): Segment | undefined {
-    for (let i = this.extents.length - 1; i >= 0; i--) if (this.extents[i]!.first <= offset) return this.extents[i]!.segment
+    for (let i = this.extents.length - 1; i >= 0; i--)
+      if (this.extents[i]!.first <= offset) return this.extents[i]!.segment
     return undefined
   }
 }
@@ -442,7 +470,9 @@ function asBuffer(bytes: Uint8Array): Buffer {
 }
 
 function asStorageError(error: unknown): MqError {
-  return error instanceof MqError ? error : new MqError('STORAGE_FAILED', `a commit failed: ${String(error)}`, { cause: error })
+  return error instanceof MqError
+    ? error
+    : new MqError('STORAGE_FAILED', `a commit failed: ${String(error)}`, { cause: error })
 }
 
 /** One put for each record; small neighbours of one partition share one. */
@@ -453,7 +483,10 @@ function toPuts(group: readonly Queued[]): Put[] {
     const record = open.get(log)
     if (record === undefined) return
     open.delete(log)
-    puts.push({ key: log.key(record.base), value: record.parts.length === 1 ? record.parts[0]! : Buffer.concat(record.parts) })
+    puts.push({
+      key: log.key(record.base),
+      value: record.parts.length === 1 ? record.parts[0]! : Buffer.concat(record.parts),
+    })
   }
   for (const { log, bytes, base, end } of group) {
     if (end < 0) {

@@ -45,15 +45,22 @@ export class Invariants {
     let known = this.#known.get(where)
     if (known === undefined) this.#known.set(where, (known = { highWatermark, epoch: state.epoch }))
     if (highWatermark < known.highWatermark) {
-      throw new Violation('6', `the watermark of ${where} went back from ${known.highWatermark} to ${highWatermark}`)
+      throw new Violation(
+        '6',
+        `the watermark of ${where} went back from ${known.highWatermark} to ${highWatermark}`,
+      )
     }
     if (state.epoch < known.epoch) {
       throw new Violation('2', `the epoch of ${where} went back from ${known.epoch} to ${state.epoch}`)
     }
     if (state.logStart > highWatermark && !state.live.isEmpty && state.live.firstStart() < highWatermark) {
-      throw new Violation('20', `the log of ${where} starts at ${state.logStart}, and an older message is unsettled`)
+      throw new Violation(
+        '20',
+        `the log of ${where} starts at ${state.logStart}, and an older message is unsettled`,
+      )
     }
-    if (!state.quarantined.isEmpty) throw new Violation('22', `messages of ${where} are quarantined, and nothing has rotted`)
+    if (!state.quarantined.isEmpty)
+      throw new Violation('22', `messages of ${where} are quarantined, and nothing has rotted`)
     known.highWatermark = highWatermark
     known.epoch = state.epoch
   }
@@ -65,15 +72,24 @@ export class Invariants {
     const { state: recovered } = broker.internals.log.recover(name)
     this.folds++
     if (!sameState(whole, recovered)) {
-      throw new Violation('21', `${where}: the whole log folds to ${describe(whole)}, checkpoint and tail to ${describe(recovered)}`)
+      throw new Violation(
+        '21',
+        `${where}: the whole log folds to ${describe(whole)}, checkpoint and tail to ${describe(recovered)}`,
+      )
     }
     const { state, highWatermark } = partition.leader
     if (whole.logEnd < highWatermark) {
-      throw new Violation('6', `the log of ${where} ends at ${whole.logEnd}, and its watermark is ${highWatermark}`)
+      throw new Violation(
+        '6',
+        `the log of ${where} ends at ${whole.logEnd}, and its watermark is ${highWatermark}`,
+      )
     }
     // What is not on the disk yet can't be compared.
     if (whole.logEnd === state.logEnd && !sameState(whole, state)) {
-      throw new Violation('21', `${where}: the log folds to ${describe(whole)}, the leader has ${describe(state)}`)
+      throw new Violation(
+        '21',
+        `${where}: the log folds to ${describe(whole)}, the leader has ${describe(state)}`,
+      )
     }
   }
 }

@@ -38,7 +38,11 @@ async function runAll(): Promise<void> {
   let failures = 0
   let lineMs = startedMs
   for (let i = 0; i < count; i++) {
-    const result = await run(from + i, { operations, log: values.verbose ? (line) => console.log(line) : undefined, events: values.verbose })
+    const result = await run(from + i, {
+      operations,
+      log: values.verbose ? (line) => console.log(line) : undefined,
+      events: values.verbose,
+    })
     for (const key of Object.keys(totals) as (keyof typeof totals)[]) totals[key] += result[key]
     for (const [name, n] of result.counts) counts.set(name, (counts.get(name) ?? 0) + n)
     if (result.violation !== null) {
@@ -56,7 +60,8 @@ async function runAll(): Promise<void> {
     }
   }
   const seconds = (performance.now() - startedMs) / 1000
-  if (single || values.verbose) for (const [name, n] of [...counts].sort()) console.log(`${String(n).padStart(8)} ${name}`)
+  if (single || values.verbose)
+    for (const [name, n] of [...counts].sort()) console.log(`${String(n).padStart(8)} ${name}`)
   console.log(
     `${failures === 0 ? 'all good' : `${failures} FAILED`}: ${totals.operations} operations in ${totals.steps} steps, ` +
       `${Math.round(totals.simulatedMs / 1000)} simulated seconds, ${totals.folds} logs folded, ${seconds.toFixed(1)} s`,

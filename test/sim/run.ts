@@ -116,7 +116,10 @@ class Simulation {
       this.#startBroker()
       for (let i = 0; i < this.#config.clients; i++) this.#clients.push(this.#startClient(i))
       this.#planChaos()
-      await this.#until(() => !this.#working && this.#clients.every((client) => client?.isDone !== false), workloadMsMax)
+      await this.#until(
+        () => !this.#working && this.#clients.every((client) => client?.isDone !== false),
+        workloadMsMax,
+      )
       this.#working = false
       this.#heal()
       await this.#until(() => this.#clients.every((client) => client?.isDone !== false), this.#drainWithinMs)
@@ -192,26 +195,28 @@ class Simulation {
     this.#history.note(`broker starts, number ${this.#starts}`)
     const { segmentBytes, heartbeatMs, logOptions } = this.#config
     const listen = { host: 'broker', port: 7650 }
-    startBroker(process.env, { listen, segmentBytes, heartbeatMs, logOptions }).then(
-      (broker) => {
-        if (this.#process !== process || !process.alive) return
-        this.#broker = broker
-        this.#mode = 'serving'
-        this.#history.note('broker serves')
-        this.#invariants.check(broker)
-        this.#invariants.checkLogs(broker, this.#disk)
-        void broker.failed.then((error) => {
-          this.#judgeFailure(error)
-          if (this.#process === process && process.alive) this.#crashBroker(`failed: ${error.code}`)
-        })
-      },
-      (error: unknown) => {
-        if (this.#process !== process || !process.alive) return
-        if (error instanceof MqError) this.#judgeFailure(error)
-        else this.fail(error)
-        this.#crashBroker(`did not start: ${String(error)}`)
-      },
-    ).catch((error: unknown) => this.fail(error))
+    startBroker(process.env, { listen, segmentBytes, heartbeatMs, logOptions })
+      .then(
+        (broker) => {
+          if (this.#process !== process || !process.alive) return
+          this.#broker = broker
+          this.#mode = 'serving'
+          this.#history.note('broker serves')
+          this.#invariants.check(broker)
+          this.#invariants.checkLogs(broker, this.#disk)
+          void broker.failed.then((error) => {
+            this.#judgeFailure(error)
+            if (this.#process === process && process.alive) this.#crashBroker(`failed: ${error.code}`)
+          })
+        },
+        (error: unknown) => {
+          if (this.#process !== process || !process.alive) return
+          if (error instanceof MqError) this.#judgeFailure(error)
+          else this.fail(error)
+          this.#crashBroker(`did not start: ${String(error)}`)
+        },
+      )
+      .catch((error: unknown) => this.fail(error))
     this.#plan(startMsMax, () => {
       if (this.#process === process && this.#mode === 'starting') this.#crashBroker('hung at its start')
     })
@@ -382,7 +387,10 @@ class Simulation {
     const busy = [...this.#history.pending]
     if (busy.length > 0) {
       const { client, number, what } = busy[0]!
-      throw new Violation('24', `${busy.length} operations have no end, among them ${client} #${number} ${what}`)
+      throw new Violation(
+        '24',
+        `${busy.length} operations have no end, among them ${client} #${number} ${what}`,
+      )
     }
     const isDrained = (): boolean => {
       if (this.#mode !== 'serving' || this.#broker === null) return false
@@ -400,8 +408,13 @@ class Simulation {
       (error: unknown) => this.fail(error),
     )
     if (!(await this.#until(() => over, this.#drainWithinMs))) {
-      const left = [...(this.#broker?.internals.queues.values() ?? [])].map((queue) => `${queue.name}: ${queue.messages}`)
-      throw new Violation('24', `not drained ${this.#drainWithinMs} ms after the last fault; ${left.join(', ') || 'no broker'}`)
+      const left = [...(this.#broker?.internals.queues.values() ?? [])].map(
+        (queue) => `${queue.name}: ${queue.messages}`,
+      )
+      throw new Violation(
+        '24',
+        `not drained ${this.#drainWithinMs} ms after the last fault; ${left.join(', ') || 'no broker'}`,
+      )
     }
     this.#shadow.finish()
     if (this.#broker !== null) {

@@ -119,7 +119,14 @@ export class Shadow {
   }
 
   sendBegan(sent: Sent): void {
-    this.#messages.set(sent.token, { ...sent, outcome: 'pending', id: null, grants: [], acked: null, acksInDoubt: 0 })
+    this.#messages.set(sent.token, {
+      ...sent,
+      outcome: 'pending',
+      id: null,
+      grants: [],
+      acked: null,
+      acksInDoubt: 0,
+    })
   }
 
   /**
@@ -148,10 +155,14 @@ export class Shadow {
     const token = tokenOf(delivery.body)
     const message = this.#messages.get(token)
     if (message === undefined) throw new Violation('10', `${id} was delivered, and nobody sent its body`)
-    if (message.queue !== delivery.queue) throw new Violation('10', `${token} was sent to another queue than ${id}`)
-    if (message.outcome === 'failed') throw new Violation('11', `${token} is delivered as ${id}, and its send failed`)
-    if (Buffer.compare(message.body, delivery.body) !== 0) throw new Violation('22', `the body of ${id} has changed`)
-    if (!sameHeaders(message.headers, delivery.headers)) throw new Violation('22', `the headers of ${id} have changed`)
+    if (message.queue !== delivery.queue)
+      throw new Violation('10', `${token} was sent to another queue than ${id}`)
+    if (message.outcome === 'failed')
+      throw new Violation('11', `${token} is delivered as ${id}, and its send failed`)
+    if (Buffer.compare(message.body, delivery.body) !== 0)
+      throw new Violation('22', `the body of ${id} has changed`)
+    if (!sameHeaders(message.headers, delivery.headers))
+      throw new Violation('22', `the headers of ${id} have changed`)
     const place = this.#bind(message, id)
 
     const receipt = decodeReceipt(delivery.receipt)
@@ -180,7 +191,10 @@ export class Shadow {
     if (at > 0) this.#checkPair(message, message.grants[at - 1]!, grant)
     if (at + 1 < message.grants.length) this.#checkPair(message, grant, message.grants[at + 1]!)
     if (message.acked !== null && isBefore(message.acked, grant)) {
-      throw new Violation('16', `${id} is leased as ${name(grant)}, after the ack of ${name(message.acked)} was confirmed`)
+      throw new Violation(
+        '16',
+        `${id} is leased as ${name(grant)}, after the ack of ${name(message.acked)} was confirmed`,
+      )
     }
     if (!(deliveryCount >= 1)) throw new Violation('19', `${id} has delivery count ${deliveryCount}`)
     if (deliveryCount === 1) this.#noteFirst(place, grant)
@@ -200,7 +214,10 @@ export class Shadow {
     if (outcome === 'ok') {
       const newest = message.grants.at(-1)!
       if (isBefore(grant, newest)) {
-        throw new Violation('15', `${message.id} was acked as ${name(grant)} although ${name(newest)} was granted`)
+        throw new Violation(
+          '15',
+          `${message.id} was acked as ${name(grant)} although ${name(newest)} was granted`,
+        )
       }
       message.acked = grant
     } else if (code === 'LEASE_LOST' && this.#isGood(grant) && grant.acks === 1) {
@@ -239,14 +256,21 @@ export class Shadow {
   finish(): void {
     for (const message of this.#messages.values()) {
       if (message.outcome !== 'ok' || message.acked !== null || message.acksInDoubt > 0) continue
-      const seen = message.grants.length === 0 ? 'never delivered' : `delivered ${message.grants.length} times`
-      throw new Violation('9', `${message.token} (${message.id}) was confirmed and is gone: ${seen}, never acked`)
+      const seen =
+        message.grants.length === 0 ? 'never delivered' : `delivered ${message.grants.length} times`
+      throw new Violation(
+        '9',
+        `${message.token} (${message.id}) was confirmed and is gone: ${seen}, never acked`,
+      )
     }
     for (const [where, leases] of this.#firsts) {
       let before = -1
       for (const [lease, [lowest, highest]] of [...leases].sort(([a], [b]) => a - b)) {
         if (lowest <= before) {
-          throw new Violation('14', `${where}: lease ${lease} delivers ${lowest} first, after ${before} had been delivered`)
+          throw new Violation(
+            '14',
+            `${where}: lease ${lease} delivers ${lowest} first, after ${before} had been delivered`,
+          )
         }
         before = highest
       }
@@ -262,7 +286,8 @@ export class Shadow {
       throw new Violation('12', `${id} is both ${holder.token} and ${message.token}`)
     }
     const place = parseId(id)
-    if (place.queue !== message.queue) throw new Violation('12', `${message.token} was sent to ${message.queue} and is ${id}`)
+    if (place.queue !== message.queue)
+      throw new Violation('12', `${message.token} was sent to ${message.queue} and is ${id}`)
     message.id = id
     this.#byId.set(id, message)
     return place
@@ -274,13 +299,17 @@ export class Shadow {
     if (second.deliveryCount < first.deliveryCount) throw new Violation('19', pair)
     // Was the broker's memory lost between the two? Both receives are taken whole, since nobody knows when in them.
     if (this.#crashes > first.crashesBefore) return
-    if (second.deliveryCount === first.deliveryCount) throw new Violation('19', `${pair}, though the first must have failed`)
+    if (second.deliveryCount === first.deliveryCount)
+      throw new Violation('19', `${pair}, though the first must have failed`)
     const leasesBetween = second.lease - first.lease
     if (second.deliveryCount - first.deliveryCount > leasesBetween) {
       throw new Violation('19', `${pair}: more failures than leases`)
     }
     if (second.seenMs + 1 < first.goodUntilMs) {
-      throw new Violation('15', `${message.id}: leased as ${name(second)} while ${name(first)} had not run out`)
+      throw new Violation(
+        '15',
+        `${message.id}: leased as ${name(second)} while ${name(first)} had not run out`,
+      )
     }
   }
 

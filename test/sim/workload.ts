@@ -76,7 +76,13 @@ export class Client {
             continue
           }
           const messages = await this.#receive(mq, queue, { max: 1000, waitMs: 200 })
-          if (messages.length > 0) await this.#ack(mq, queue, messages.map((message) => ({ queue, message })), 'ackMany')
+          if (messages.length > 0)
+            await this.#ack(
+              mq,
+              queue,
+              messages.map((message) => ({ queue, message })),
+              'ackMany',
+            )
           else await this.#sleep(5)
         }
       }),
@@ -115,7 +121,11 @@ export class Client {
     const { history } = this.#workload
     const operation = history.begin(this.name, 'connect ')
     try {
-      const mq = await connectWith(this.process.env, { servers: ['broker:7650'], name: this.name, timeoutMs: 5000 })
+      const mq = await connectWith(this.process.env, {
+        servers: ['broker:7650'],
+        name: this.name,
+        timeoutMs: 5000,
+      })
       this.#mq = mq
       history.end(operation, 'ok', '', '')
       return mq
@@ -376,10 +386,15 @@ export class Client {
 /** LEASE_LOST is definite, whatever else the error says. */
 function outcomeOfSettle(error: unknown): { outcome: 'failed' | 'unknown'; code: string } {
   const { outcome, code } = outcomeOf(error)
-  return code === 'LEASE_LOST' && !(error as MqError).outcome ? { outcome: 'failed', code } : { outcome, code }
+  return code === 'LEASE_LOST' && !(error as MqError).outcome
+    ? { outcome: 'failed', code }
+    : { outcome, code }
 }
 
-export function pickWeighted<K extends string>(random: SeededRandom, weights: Readonly<Record<K, number>>): K {
+export function pickWeighted<K extends string>(
+  random: SeededRandom,
+  weights: Readonly<Record<K, number>>,
+): K {
   const entries = Object.entries(weights) as [K, number][]
   let rest = random.unit() * entries.reduce((sum, [, weight]) => sum + weight, 0)
   for (const [kind, weight] of entries) {
