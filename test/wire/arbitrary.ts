@@ -8,6 +8,7 @@ import { limits } from '../../src/types.ts'
 const unpackr = new Unpackr({ useRecords: false, mapsAsObjects: true, int64AsType: 'number' })
 
 /** What any msgpack library makes of the bytes. */
+// eslint-disable-next-line @typescript-eslint/no-explicit-any
 export function plainDecode(bytes: Uint8Array): any {
   return unpackr.unpack(Uint8Array.from(bytes))
 }
