@@ -158,10 +158,12 @@ export function decodeEntry(name: LogName, record: Buffer, at: number): Entry {
   if (entryCrc(name, bytes, payloadCrc) !== crc)
     throw new CorruptEntry(`crc of the entry at offset ${readU64(bytes, 24)}`)
   const kind = kindNames[bytes[13]!]
-  if (bytes[12] !== entryFormat || kind === undefined || kind === '' || bytes[14] !== 0 || bytes[15] !== 0) {
+  const flags = bytes.readUInt16BE(14)
+  const keyNumber = bytes.readUInt32BE(68)
+  if (bytes[12] !== entryFormat || kind === undefined || kind === '' || flags !== 0 || keyNumber !== 0) {
     throw new MqError(
       'NEWER_DATA_FORMAT',
-      `entry of format ${bytes[12]}, kind ${bytes[13]}, flags ${bytes.readUInt16BE(14)}: written by a newer version`,
+      `entry of format ${bytes[12]}, kind ${bytes[13]}, flags ${flags}, key ${keyNumber}: written by a newer version`,
     )
   }
   return {

@@ -3,7 +3,7 @@
  * option nor chance, so that a leader, a replica and a restart can't disagree. `leader.ts` decides what is appended;
  * this file says what it means.
  */
-import { invariant } from '../errors.ts'
+import { invariant, MqError } from '../errors.ts'
 import { limits, type Epoch, type LeaseId, type Offset, type ProducerId } from '../types.ts'
 import { pack, unpack } from '../wire/msgpack.ts'
 import { chainStart, CorruptEntry, type EntryHeader } from './entry.ts'
@@ -103,8 +103,9 @@ export class PartitionState {
       case 'quarantine':
         for (let i = 0; i < body.ranges.length; i += 2) {
           const start = body.ranges[i]!
-          this.live.delete(start, start + body.ranges[i + 1]!)
-          this.quarantined.set(start, start + body.ranges[i + 1]!)
+          const end = start + body.ranges[i + 1]!
+          this.live.forEachIn(start, end, (from, to) => this.quarantined.set(from, to))
+          this.live.delete(start, end)
         }
         break
     }
@@ -120,7 +121,8 @@ export class PartitionState {
       this.producers.set(header.producerId, producer)
     }
     const { outcomes } = producer
-    if (header.producerEpoch !== producer.epoch) {
+    invariant(header.producerEpoch >= producer.epoch, `an entry at ${header.base} of a fenced producer`)
+    if (header.producerEpoch > producer.epoch) {
       // A newer instance of a named producer starts its sequences anew; the older one is fenced.
       producer.epoch = header.producerEpoch
       producer.opening = header.opening
@@ -165,11 +167,16 @@ export class PartitionState {
     ])
   }
 
-  /** @throws CorruptEntry when the bytes, whose crc the caller has verified, do not hold a checkpoint. */
+  /**
+   * @throws CorruptEntry when the bytes, whose crc the caller has verified, do not hold a checkpoint; MqError
+   *   NEWER_DATA_FORMAT
+   */
   static decode(bytes: Uint8Array): { state: PartitionState; firstSegment: string } {
     try {
       const f = unpack(bytes) as unknown[]
-      if (f[0] !== checkpointVersion) throw new Error(`version ${String(f[0])}`)
+      if (f[0] !== checkpointVersion) {
+        throw new MqError('NEWER_DATA_FORMAT', `checkpoint of version ${String(f[0])}: written by a newer version`)
+      }
       const state = new PartitionState()
       state.logEnd = f[2] as number
       state.epoch = f[3] as number
@@ -202,6 +209,7 @@ export class PartitionState {
       }
       return { state, firstSegment: f[1] as string }
     } catch (cause) {
+      if (cause instanceof MqError) throw cause
       throw new CorruptEntry(`not a checkpoint: ${String(cause)}`)
     }
   }

@@ -45,18 +45,18 @@ export function encodeBody(body: Exclude<EntryBody, { kind: 'batch' }>): Uint8Ar
 /** The entry's crc has been verified: what does not fit here was written wrong, and the partition halts. */
 export function decodeBody(entry: Entry): EntryBody {
   if (entry.kind === 'batch') return { kind: 'batch', payloadCrc: entry.payloadCrc }
-  const fields = list(unpack(entry.payload), entry)
+  const fields = list(unpacked(entry), entry)
   switch (entry.kind) {
     case 'settle':
       return {
         kind: 'settle',
         action: integer(fields[0], entry),
-        settled: integers(fields[1], entry),
+        settled: ranges(fields[1], entry),
         refused: fields[2] === null ? null : integers(fields[2], entry),
         requestCrc: integer(fields[3], entry),
       }
     case 'fail':
-      return { kind: 'fail', cause: integer(fields[0], entry), ranges: integers(fields[1], entry) }
+      return { kind: 'fail', cause: integer(fields[0], entry), ranges: ranges(fields[1], entry) }
     case 'epochStart':
       return { kind: 'epochStart', previous: integer(fields[0], entry) }
     case 'leases':
@@ -64,12 +64,8 @@ export function decodeBody(entry: Entry): EntryBody {
         kind: 'leases',
         nextLease: integer(fields[0], entry),
         leases: list(fields[1], entry).map((item) => {
-          const [lease, epoch, ranges] = list(item, entry)
-          return {
-            lease: integer(lease, entry),
-            epoch: integer(epoch, entry),
-            ranges: integers(ranges, entry),
-          }
+          const [lease, epoch, held] = list(item, entry)
+          return { lease: integer(lease, entry), epoch: integer(epoch, entry), ranges: triples(held, entry) }
         }),
       }
     case 'evict':
@@ -82,12 +78,21 @@ export function decodeBody(entry: Entry): EntryBody {
         }),
       }
     case 'quarantine':
-      return { kind: 'quarantine', ranges: integers(fields[0], entry) }
+      return { kind: 'quarantine', ranges: ranges(fields[0], entry) }
   }
 }
 
 function malformed(entry: Entry): CorruptEntry {
   return new CorruptEntry(`the ${entry.kind} entry at offset ${entry.base} is malformed`)
+}
+
+/** What msgpack itself can't read is malformed too: nothing but CorruptEntry may leave here. */
+function unpacked(entry: Entry): unknown {
+  try {
+    return unpack(entry.payload)
+  } catch {
+    throw malformed(entry)
+  }
 }
 
 function list(value: unknown, entry: Entry): unknown[] {
@@ -102,4 +107,22 @@ function integer(value: unknown, entry: Entry): number {
 
 function integers(value: unknown, entry: Entry): number[] {
   return list(value, entry).map((n) => integer(n, entry))
+}
+
+function ranges(value: unknown, entry: Entry): Ranges {
+  const flat = integers(value, entry)
+  if (flat.length % 2 !== 0) throw malformed(entry)
+  for (let i = 0; i < flat.length; i += 2) assertRange(flat[i]!, flat[i + 1]!, entry)
+  return flat
+}
+
+function triples(value: unknown, entry: Entry): number[] {
+  const flat = integers(value, entry)
+  if (flat.length % 3 !== 0) throw malformed(entry)
+  for (let i = 0; i < flat.length; i += 3) assertRange(flat[i]!, flat[i + 1]!, entry)
+  return flat
+}
+
+function assertRange(start: number, count: number, entry: Entry): void {
+  if (count < 1 || !Number.isSafeInteger(start + count)) throw malformed(entry)
 }

@@ -511,7 +511,7 @@ export class BatchBuilder {
     let more = 4 + bodyBytes
     if (this.#serializers !== null || this.count === 0) more += serializerBytes(serializer)
     else if (serializer !== this.#serializer) more += this.#serializersBytes + serializerBytes(serializer)
-    if (attributes !== null) more += this.#bytesOf(attributes)
+    if (attributes !== null) more += this.#bytesOf(this.count, attributes)
     else if (this.#columns !== null) more += attributeNames.length
     return this.byteLength + more > limitBytes
   }
@@ -553,7 +553,7 @@ export class BatchBuilder {
   finish(headroomBytes = 0): Uint8Array {
     const { count } = this
     invariant(count > 0, 'a batch has at least one message')
-    const columns = this.#columns === null ? null : packr.pack(this.#filledColumns())
+    const columns = this.#packColumns()
     const serializer = packr.pack(this.#serializers ?? this.#serializer)
     const bodies = this.#at - this.#bodiesAt
     const lengthsHead = binHeadBytes(4 * count)
@@ -636,7 +636,7 @@ export class BatchBuilder {
   }
 
   #noteAttributes(i: number, attributes: MessageAttributes): void {
-    this.#attributesBytes += this.#bytesOf(attributes)
+    this.#attributesBytes += this.#bytesOf(i, attributes)
     this.#columns ??= {}
     for (const name of attributeNames) {
       const value = attributes[name]
@@ -644,10 +644,10 @@ export class BatchBuilder {
     }
   }
 
-  /** What a message's attributes add at most: each column may have to hold it, or a nil. */
-  #bytesOf(attributes: MessageAttributes): number {
+  /** What message `i`'s attributes add at most: each column may have to hold it, or a nil. */
+  #bytesOf(i: number, attributes: MessageAttributes): number {
     // The first message with attributes pays for the columns' names and for the nils of those before it.
-    let bytes = this.#columns === null ? attributeNames.length * (16 + this.count) : attributeNames.length
+    let bytes = attributeNames.length * (this.#columns === null ? 16 + i + 1 : 1)
     for (const name of attributeNames) {
       const value = attributes[name]
       if (value === undefined) continue
@@ -661,14 +661,16 @@ export class BatchBuilder {
     return bytes
   }
 
-  #filledColumns(): Partial<Record<AttributeName, unknown[]>> {
-    const columns = this.#columns!
+  /** The columns there are, as msgpack; null when no message has any attribute. */
+  #packColumns(): Uint8Array | null {
+    const columns = this.#columns
+    if (columns === null) return null
+    const filled: Record<string, unknown[]> = {}
     for (const name of attributeNames) {
       const column = columns[name]
-      if (column !== undefined)
-        columns[name] = Array.from({ length: this.count }, (_, i) => column[i] ?? null)
+      if (column !== undefined) filled[name] = Array.from({ length: this.count }, (_, i) => column[i] ?? null)
     }
-    return columns
+    return Object.keys(filled).length === 0 ? null : packr.pack(filled)
   }
 }
 

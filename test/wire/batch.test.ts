@@ -54,7 +54,7 @@ t.test('a batch is what any msgpack library reads: version, serializer, lengths,
     { headers: [null, { a: 'b' }], key: [null, 'k'] },
     { bytes: '68c3a90102' },
   ])
-  builder.add('', null)
+  builder.add('', null, {})
   t.same(plain(plainDecode(builder.finish())), [1, null, { bytes: '00000000' }, null, { bytes: '' }])
   t.end()
 })

@@ -1,0 +1,536 @@
+import fc from 'fast-check'
+import t from 'tap'
+import {
+  chainStart,
+  CorruptEntry,
+  nextChain,
+  noProducer,
+  type EntryHeader,
+} from '../../src/partition/entry.ts'
+import { PartitionState } from '../../src/partition/fold.ts'
+import type { EntryBody, HandedLease, Ranges } from '../../src/partition/payload.ts'
+import { pack, unpack } from '../../src/wire/msgpack.ts'
+
+interface Written {
+  header: EntryHeader
+  body: EntryBody
+  chain: Uint8Array
+}
+
+interface NaiveProducer {
+  epoch: number
+  opening: number
+  lastUsedMs: number
+  outcomes: {
+    sequence: number
+    epoch: number
+    base: number
+    count: number
+    crc: number
+    refused: Ranges | null
+  }[]
+}
+
+/** What the log means, one message at a time; and a writer of entries that are valid. */
+class NaiveLog {
+  readonly entries: Written[] = []
+  /** Each message ever sent → the number of its next delivery, or what became of it. */
+  readonly messages = new Map<number, number | 'settled' | 'quarantined'>()
+  readonly producers = new Map<string, NaiveProducer>()
+  handedOver: { nextLease: number; leases: HandedLease[] } | null = null
+  floor = 0
+  logEnd = 0
+  epoch = 0
+  timeMs = 0
+  chain = chainStart
+
+  get live(): number[] {
+    return [...this.messages].filter(([, state]) => typeof state === 'number').map(([offset]) => offset)
+  }
+
+  write(body: EntryBody, header: Partial<EntryHeader> = {}): void {
+    const full: EntryHeader = {
+      kind: body.kind,
+      count: 1,
+      base: this.logEnd,
+      epoch: this.epoch,
+      timeMs: this.timeMs,
+      producerId: noProducer,
+      producerEpoch: 0,
+      sequence: 0,
+      opening: 0,
+      ...header,
+    }
+    this.chain = nextChain(this.chain, full.epoch, full.base, this.entries.length)
+    this.entries.push({ header: full, body, chain: this.chain })
+    this.logEnd += full.count
+    this.timeMs = full.timeMs
+    switch (body.kind) {
+      case 'batch':
+        for (let i = 0; i < full.count; i++) this.messages.set(full.base + i, 1)
+        this.#remember(full, full.count, body.payloadCrc, null)
+        break
+      case 'settle':
+        for (const offset of offsetsOf(body.settled)) this.messages.set(offset, 'settled')
+        this.#remember(full, 0, body.requestCrc, body.refused)
+        break
+      case 'fail':
+        for (const offset of offsetsOf(body.ranges)) {
+          const deliveries = this.messages.get(offset)
+          if (typeof deliveries === 'number') this.messages.set(offset, deliveries + 1)
+        }
+        break
+      case 'epochStart':
+        this.epoch = full.epoch
+        this.handedOver = null
+        break
+      case 'leases':
+        this.handedOver = { nextLease: body.nextLease, leases: body.leases }
+        break
+      case 'evict':
+        for (const id of body.producers) this.producers.delete(id)
+        this.floor = Math.max(this.floor, body.floor)
+        break
+      case 'quarantine':
+        for (const offset of offsetsOf(body.ranges)) this.messages.set(offset, 'quarantined')
+        break
+    }
+  }
+
+  #remember(header: EntryHeader, count: number, crc: number, refused: Ranges | null): void {
+    const { producerEpoch: epoch, opening, sequence, base } = header
+    const known = this.producers.get(header.producerId)
+    const producer = known?.epoch === epoch ? known : { epoch, opening, lastUsedMs: 0, outcomes: [] }
+    producer.lastUsedMs = header.timeMs
+    producer.outcomes = [
+      ...producer.outcomes,
+      { sequence, epoch: header.epoch, base, count, crc, refused },
+    ].slice(-64)
+    this.producers.set(header.producerId, producer)
+  }
+
+  /** Everything the state says, in a form that compares. */
+  describe(): object {
+    const offsetsIn = (wanted: (state: number | string) => boolean) =>
+      [...this.messages].filter(([, state]) => wanted(state))
+    return {
+      logEnd: this.logEnd,
+      logStart: this.live[0] ?? this.logEnd,
+      epoch: this.epoch,
+      timeMs: this.timeMs,
+      chain: Buffer.from(this.chain).toString('hex'),
+      live: offsetsIn((state) => typeof state === 'number'),
+      quarantined: offsetsIn((state) => state === 'quarantined').map(([offset]) => offset),
+      floor: this.floor,
+      producers: [...this.producers].sort(([a], [b]) => (a < b ? -1 : 1)),
+      handedOver: this.handedOver,
+    }
+  }
+}
+
+function describe(state: PartitionState): object {
+  const live: [number, number][] = []
+  state.live.forEachIn(0, state.logEnd + 1000, (start, end, value) => {
+    for (let offset = start; offset < end; offset++) live.push([offset, value])
+  })
+  const quarantined: number[] = []
+  state.quarantined.forEachIn(0, state.logEnd + 1000, (start, end) => {
+    for (let offset = start; offset < end; offset++) quarantined.push(offset)
+  })
+  return {
+    logEnd: state.logEnd,
+    logStart: state.logStart,
+    epoch: state.epoch,
+    timeMs: state.timeMs,
+    chain: Buffer.from(state.chain).toString('hex'),
+    live,
+    quarantined,
+    floor: state.floor,
+    producers: [...state.producers].sort(([a], [b]) => (a < b ? -1 : 1)),
+    handedOver: state.handedOver,
+  }
+}
+
+function offsetsOf(ranges: Ranges): number[] {
+  const offsets: number[] = []
+  for (let i = 0; i < ranges.length; i += 2) {
+    for (let j = 0; j < ranges[i + 1]!; j++) offsets.push(ranges[i]! + j)
+  }
+  return offsets
+}
+
+function rangesOf(offsets: number[]): Ranges {
+  const ranges: Ranges = []
+  for (const offset of offsets) {
+    const last = ranges.length - 2
+    if (last >= 0 && ranges[last]! + ranges[last + 1]! === offset) ranges[last + 1]! += 1
+    else ranges.push(offset, 1)
+  }
+  return ranges
+}
+
+function fold(entries: Written[], state = new PartitionState()): PartitionState {
+  for (const { header, body, chain } of entries) state.apply(header, body, chain)
+  return state
+}
+
+const producerIds = ['a', 'b', 'c'].map((letter) => letter.repeat(16))
+
+interface Action {
+  what: 'batch' | 'settle' | 'fail' | 'restart' | 'handOver' | 'evict' | 'quarantine' | 'newInstance'
+  /** Which of what there is to choose from: bit i for the i-th, going round. */
+  which: number
+  size: number
+  laterMs: number
+}
+
+const action: fc.Arbitrary<Action> = fc.record({
+  what: fc.oneof(
+    { weight: 8, arbitrary: fc.constant('batch' as const) },
+    { weight: 6, arbitrary: fc.constantFrom('settle' as const, 'fail' as const) },
+    { weight: 3, arbitrary: fc.constantFrom('restart' as const, 'handOver' as const, 'quarantine' as const) },
+    { weight: 2, arbitrary: fc.constantFrom('evict' as const, 'newInstance' as const) },
+  ),
+  which: fc.nat(0xffff),
+  size: fc.integer({ min: 1, max: 5 }),
+  laterMs: fc.nat(3),
+})
+
+/** A log that a leader might have written. */
+function written(actions: Action[]): NaiveLog {
+  const log = new NaiveLog()
+  log.write({ kind: 'epochStart', previous: 0 }, { epoch: 1 })
+  actions.forEach(({ what, which, size, laterMs }, step) => {
+    const chosen = log.live.filter((_, i) => ((which >> (i % 16)) & 1) === 1)
+    const ranges = rangesOf(chosen)
+    const producerId = producerIds[which % producerIds.length]!
+    const known = log.producers.get(producerId)
+    const producerEpoch = (known?.epoch ?? 0) + (what === 'newInstance' ? 1 : 0)
+    const sequence = what === 'newInstance' ? 1 : (known?.outcomes.at(-1)?.sequence ?? 0) + size
+    const from = { producerId, producerEpoch, sequence, opening: log.logEnd }
+    const timeMs = log.timeMs + laterMs
+    const crc = step * 7
+    switch (what) {
+      case 'batch':
+      case 'newInstance':
+        return log.write({ kind: 'batch', payloadCrc: crc }, { ...from, count: size, timeMs })
+      case 'settle': {
+        const refused = which % 2 === 0 ? null : [log.logEnd, 1]
+        return log.write(
+          { kind: 'settle', action: 0, settled: ranges, refused, requestCrc: crc },
+          { ...from, timeMs },
+        )
+      }
+      case 'fail':
+        return log.write({ kind: 'fail', cause: 0, ranges }, { timeMs })
+      case 'restart':
+        return log.write({ kind: 'epochStart', previous: log.epoch }, { epoch: log.epoch + size, timeMs })
+      case 'handOver': {
+        const held = ranges.flatMap((n, i) => (i % 2 === 0 ? [n] : [n, 1000 + step]))
+        const leases = held.length === 0 ? [] : [{ lease: size, epoch: log.epoch, ranges: held }]
+        log.write({ kind: 'leases', nextLease: size + 1, leases }, { timeMs })
+        // Nothing but the next epoch may follow; that it may be missing is the end of the log.
+        if (step < actions.length - 1) {
+          log.write({ kind: 'epochStart', previous: log.epoch }, { epoch: log.epoch + 1, timeMs })
+        }
+        return
+      }
+      case 'evict':
+        return log.write({ kind: 'evict', floor: log.logEnd - size, producers: [producerId] }, { timeMs })
+      case 'quarantine':
+        return log.write({ kind: 'quarantine', ranges }, { timeMs })
+    }
+  })
+  return log
+}
+
+const logs = fc.array(action, { maxLength: 40, size: 'max' }).map(written)
+
+/** A log with one batch of `count` messages, for what comes next. */
+function logOf(count: number): NaiveLog {
+  const log = new NaiveLog()
+  log.write({ kind: 'epochStart', previous: 0 }, { epoch: 1, timeMs: 50 })
+  log.write(
+    { kind: 'batch', payloadCrc: 1 },
+    { count, timeMs: 100, producerId: producerIds[0]!, sequence: 1 },
+  )
+  return log
+}
+
+void t.test('agrees with a map of messages', async (t) => {
+  t.doesNotThrow(() =>
+    fc.assert(
+      fc.property(logs, (log) => {
+        const state = fold(log.entries)
+        state.live.checkInvariants()
+        state.quarantined.checkInvariants()
+        if (JSON.stringify(describe(state)) !== JSON.stringify(log.describe())) {
+          throw new Error(`${JSON.stringify(describe(state))}\nwanted ${JSON.stringify(log.describe())}`)
+        }
+      }),
+      { numRuns: 300 },
+    ),
+  )
+})
+
+void t.test('a checkpoint at any place, and the entries after it, say the same', async (t) => {
+  t.doesNotThrow(() =>
+    fc.assert(
+      fc.property(logs, (log) => {
+        const wanted = JSON.stringify(log.describe())
+        const state = new PartitionState()
+        for (let cut = 0; cut <= log.entries.length; cut++) {
+          const checkpoint = PartitionState.decode(state.encode('00000003'))
+          if (JSON.stringify(describe(checkpoint.state)) !== JSON.stringify(describe(state))) {
+            throw new Error(`a checkpoint after ${cut} entries`)
+          }
+          fold(log.entries.slice(cut), checkpoint.state)
+          if (JSON.stringify(describe(checkpoint.state)) !== wanted)
+            throw new Error(`cut after ${cut} entries`)
+          if (cut < log.entries.length) fold([log.entries[cut]!], state)
+        }
+      }),
+    ),
+  )
+})
+
+void t.test('a checkpoint', async (t) => {
+  const log = logOf(3)
+
+  await t.test('names the segment that the entries after it begin in', async (t) => {
+    t.equal(PartitionState.decode(new PartitionState().encode('00000017')).firstSegment, '00000017')
+  })
+
+  await t.test('does not change with the bytes it was read from', async (t) => {
+    const bytes = fold(log.entries).encode('')
+    const { state } = PartitionState.decode(bytes)
+    bytes.fill(0)
+    t.strictSame(describe(state), log.describe())
+  })
+
+  await t.test('does not change with the state it was taken from', async (t) => {
+    const state = fold(log.entries)
+    const bytes = state.encode('')
+    const before = Buffer.from(bytes)
+    state.apply(
+      { ...log.entries[1]!.header, base: 4, sequence: 2 },
+      { kind: 'batch', payloadCrc: 2 },
+      chainStart,
+    )
+    t.strictSame(Buffer.from(bytes), before)
+  })
+
+  await t.test('keeps its layout', async (t) => {
+    t.matchOnly(unpack(fold(log.entries).encode('00000001')), [
+      1,
+      '00000001',
+      4,
+      1,
+      Buffer.from(log.chain),
+      100,
+      [1, 4, 1],
+      [],
+      0,
+      [[Buffer.from(producerIds[0]!), 0, 0, 100, [[1, 1, 1, 3, 1]]]],
+      null,
+    ])
+  })
+
+  await t.test('holds numbers of 53 bits', async (t) => {
+    const big = 2 ** 53 - 10
+    const state = new PartitionState()
+    state.logEnd = state.epoch = state.timeMs = state.floor = big
+    state.live.set(big - 5, big - 1, 3)
+    const decoded = PartitionState.decode(state.encode('')).state
+    t.strictSame(
+      [decoded.logEnd, decoded.epoch, decoded.timeMs, decoded.floor, decoded.live.toArray()],
+      [big, big, big, big, [big - 5, big - 1, 3]],
+    )
+  })
+
+  await t.test('cut short anywhere is none', async (t) => {
+    const bytes = fold(log.entries).encode('')
+    const wrong: number[] = []
+    for (let length = 0; length < bytes.length; length++) {
+      try {
+        PartitionState.decode(bytes.slice(0, length))
+        wrong.push(length)
+      } catch (error) {
+        if (!(error instanceof CorruptEntry)) wrong.push(length)
+      }
+    }
+    t.strictSame(wrong, [])
+  })
+
+  await t.test('of a newer version is not taken for rot', async (t) => {
+    t.throws(() => PartitionState.decode(pack([2, 'something else'])), { code: 'NEWER_DATA_FORMAT' })
+  })
+})
+
+void t.test('an empty log', async (t) => {
+  const state = new PartitionState()
+  t.equal(state.logStart, 0)
+  t.equal(state.live.size, 0)
+})
+
+void t.test('the log starts where the lowest unsettled message is', async (t) => {
+  const log = logOf(3)
+  log.write({ kind: 'settle', action: 0, settled: [1, 2], refused: null, requestCrc: 0 }, { sequence: 2 })
+  t.equal(fold(log.entries).logStart, 3)
+})
+
+void t.test('a settle takes a range across batches', async (t) => {
+  const log = logOf(3)
+  log.write({ kind: 'batch', payloadCrc: 0 }, { count: 3, sequence: 1 })
+  log.write({ kind: 'settle', action: 0, settled: [2, 4], refused: null, requestCrc: 0 }, { sequence: 2 })
+  t.strictSame(fold(log.entries).live.toArray(), [1, 2, 1, 6, 7, 1])
+})
+
+void t.test('what entries other than batches take of the offsets is never live', async (t) => {
+  const log = logOf(1)
+  log.write({ kind: 'fail', cause: 0, ranges: [0, 10] })
+  t.strictSame(fold(log.entries).live.toArray(), [1, 2, 2])
+})
+
+void t.test('a failed delivery of what was settled counts for nothing', async (t) => {
+  const log = logOf(2)
+  log.write({ kind: 'settle', action: 0, settled: [1, 1], refused: null, requestCrc: 0 }, { sequence: 2 })
+  log.write({ kind: 'fail', cause: 0, ranges: [1, 2] })
+  t.strictSame(fold(log.entries).live.toArray(), [2, 3, 2])
+})
+
+void t.test('a quarantined message', async (t) => {
+  const log = logOf(3)
+  log.write({ kind: 'quarantine', ranges: [2, 1] })
+
+  await t.test('is live no more', async (t) => {
+    t.strictSame(fold(log.entries).live.toArray(), [1, 2, 1, 3, 4, 1])
+  })
+  await t.test('is counted', async (t) => {
+    t.equal(fold(log.entries).quarantined.size, 1)
+  })
+  await t.test('stays, whatever fails or restarts after it', async (t) => {
+    log.write({ kind: 'fail', cause: 0, ranges: [1, 3] })
+    log.write({ kind: 'epochStart', previous: 1 }, { epoch: 2 })
+    t.equal(fold(log.entries).quarantined.has(2), true)
+  })
+})
+
+void t.test('quarantine does not count what is settled', async (t) => {
+  const log = logOf(3)
+  log.write({ kind: 'settle', action: 0, settled: [1, 1], refused: null, requestCrc: 0 }, { sequence: 2 })
+  const state = fold(log.entries)
+  state.apply(
+    { ...log.entries[0]!.header, kind: 'quarantine', base: 5, timeMs: 100 },
+    { kind: 'quarantine', ranges: [1, 2] },
+    chainStart,
+  )
+  t.strictSame(state.quarantined.toArray(), [2, 3, 1])
+})
+
+void t.test('a producer', async (t) => {
+  const [id] = producerIds as [string]
+  const send = (log: NaiveLog, sequence: number, header: Partial<EntryHeader> = {}) =>
+    log.write({ kind: 'batch', payloadCrc: sequence }, { producerId: id, sequence, ...header })
+
+  await t.test('is remembered with its last 64 outcomes', async (t) => {
+    const log = logOf(1)
+    for (let sequence = 2; sequence <= 100; sequence++) send(log, sequence)
+    const sequences = fold(log.entries)
+      .producers.get(id)!
+      .outcomes.map((o) => o.sequence)
+    t.strictSame(
+      sequences,
+      Array.from({ length: 64 }, (_, i) => 37 + i),
+    )
+  })
+
+  await t.test('shares its sequences between sends and settles', async (t) => {
+    const log = logOf(1)
+    log.write(
+      { kind: 'settle', action: 0, settled: [1, 1], refused: [7, 1], requestCrc: 5 },
+      { producerId: id, sequence: 2 },
+    )
+    t.strictSame(fold(log.entries).producers.get(id)!.outcomes, [
+      { sequence: 1, epoch: 1, base: 1, count: 1, crc: 1, refused: null },
+      { sequence: 2, epoch: 1, base: 2, count: 0, crc: 5, refused: [7, 1] },
+    ])
+  })
+
+  await t.test('may leave sequences out', async (t) => {
+    const log = logOf(1)
+    send(log, 1000)
+    t.strictSame(
+      fold(log.entries)
+        .producers.get(id)!
+        .outcomes.map((o) => o.sequence),
+      [1, 1000],
+    )
+  })
+
+  await t.test('opened anew under its name begins anew', async (t) => {
+    const log = logOf(1)
+    send(log, 50)
+    send(log, 1, { producerEpoch: 1, opening: 3 })
+    const { epoch, opening, outcomes } = fold(log.entries).producers.get(id)!
+    t.strictSame([epoch, opening, outcomes.length], [1, 3, 1])
+  })
+
+  await t.test('that was evicted is not known', async (t) => {
+    const log = logOf(1)
+    log.write({ kind: 'evict', floor: 1, producers: [id] })
+    t.equal(fold(log.entries).producers.has(id), false)
+  })
+
+  await t.test('never lowers the floor', async (t) => {
+    const log = logOf(1)
+    log.write({ kind: 'evict', floor: 9, producers: [] })
+    log.write({ kind: 'evict', floor: 3, producers: [] })
+    t.equal(fold(log.entries).floor, 9)
+  })
+})
+
+void t.test('handed-over leases', async (t) => {
+  const leases = [{ lease: 3, epoch: 1, ranges: [1, 2, 500] }]
+  const log = logOf(3)
+  log.write({ kind: 'leases', nextLease: 4, leases })
+
+  await t.test('are there for the next leader', async (t) => {
+    t.strictSame(fold(log.entries).handedOver, { nextLease: 4, leases })
+  })
+  await t.test('end with the epoch that took them over', async (t) => {
+    log.write({ kind: 'epochStart', previous: 1 }, { epoch: 2 })
+    t.equal(fold(log.entries).handedOver, null)
+  })
+})
+
+void t.test('an entry that cannot be the next one is refused', async (t) => {
+  const log = logOf(3)
+  const next: EntryHeader = { ...log.entries[1]!.header, base: 4, count: 1, sequence: 2 }
+  const batch: EntryBody = { kind: 'batch', payloadCrc: 1 }
+  const epochStart: EntryBody = { kind: 'epochStart', previous: 1 }
+  const refused = (header: Partial<EntryHeader>, body: EntryBody, what: string, before: Written[] = []) => {
+    const state = fold([...log.entries, ...before])
+    t.throws(
+      () => state.apply({ ...next, kind: body.kind, ...header }, body, chainStart),
+      { name: 'InvariantError' },
+      what,
+    )
+  }
+  t.doesNotThrow(() => fold(log.entries).apply(next, batch, chainStart), 'but this can')
+  refused({ base: 5 }, batch, 'a gap')
+  refused({ base: 3 }, batch, 'an offset taken twice')
+  refused({ timeMs: 99 }, batch, 'a step back in time')
+  refused({ epoch: 0 }, batch, 'an older epoch')
+  refused({ epoch: 2 }, batch, 'a newer epoch that did not start')
+  refused({ epoch: 1 }, epochStart, 'an epoch that starts twice')
+  refused({ epoch: 0 }, epochStart, 'an older epoch that starts')
+  refused({ sequence: 1 }, batch, 'a sequence used again')
+  refused({ producerEpoch: -1 }, batch, 'an instance that is fenced')
+  const handOver: Written = {
+    header: { ...next, kind: 'leases' },
+    body: { kind: 'leases', nextLease: 1, leases: [] },
+    chain: chainStart,
+  }
+  refused({ base: 5 }, batch, 'a batch after a hand-over', [handOver])
+})
