@@ -62,8 +62,8 @@ function imports({ may = [], layer = [] } = {}) {
  */
 const leavesOnly = (up) => [
   {
-    regex: `^${up.replaceAll('.', '\\.')}(?!(types|errors|env)\\.ts$)`,
-    message: 'This folder may import only types, errors, env and itself.',
+    regex: `^${up.replaceAll('.', '\\.')}(?!(types|errors|env|wire\\/msgpack)\\.ts$)`,
+    message: 'This folder may import only types, errors, env, wire/msgpack and itself.',
   },
 ]
 

@@ -3,7 +3,7 @@
  * partitions take turns. A receive costs what its batches cost, however many messages are in them.
  */
 import type { Clock, Timer } from '../env.ts'
-import { MqError } from '../errors.ts'
+import { type MqError } from '../errors.ts'
 import type { Run } from '../partition/range-map.ts'
 import type { EffectiveQueueOptions, PartitionId, QueueDescription, QueueId, QueueOptions } from '../types.ts'
 import { bodyLength, crcOf, readBatch, sliceBatch } from '../wire/batch.ts'

@@ -56,7 +56,8 @@ async function ackAll(messages: readonly Message[]): Promise<void> {
   const failed = outcomes.filter((outcome) => outcome.status === 'rejected')
   const error: unknown = failed[0]?.reason
   if (error === undefined) return
-  if (!(error instanceof MqError)) throw error
+  if (!(error instanceof MqError))
+    throw error instanceof Error ? error : new Error('an ack failed', { cause: error })
   throw new MqError(error.code, `${failed.length} of ${messages.length} acks failed: ${error.message}`, error)
 }
 

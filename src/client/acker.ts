@@ -59,7 +59,14 @@ export class Acker implements TurnWork {
   }
 
   pump(): void {
-    if (this.#open === null || !this.#channel.hasRoom || this.#channel.unanswered >= 2 * aheadMax) return
+    // Without a connection acks stay here: what is given up before it leaves was certainly not done.
+    if (
+      !this.#core.session.isReady ||
+      this.#open === null ||
+      !this.#channel.hasRoom ||
+      this.#channel.unanswered >= 2 * aheadMax
+    )
+      return
     const batch = this.#open
     this.#open = null
     for (const part of batch.split()) this.#channel.submit(part)

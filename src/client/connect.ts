@@ -53,6 +53,7 @@ export async function connectWith(env: ClientEnv, options: ConnectOptions = {}):
   const queues = new Queues(core, new BuilderPool(), clientId)
   const producer = new Producer(core, queues, settings.serializer, settings.maxPendingBytes)
   const receiver = new Receiver(core, queues, settings.serializer)
+  session.onReady = () => queues.pump()
   session.onOffline = () => {
     if (failsOffline) core.activity.abandon('DISCONNECTED')
   }

@@ -1,4 +1,4 @@
-import { MqError } from '../errors.ts'
+import { type MqError } from '../errors.ts'
 import type { Epoch, LeaseId, Offset, PartitionId } from '../types.ts'
 import { attributes, type BatchView } from '../wire/batch.ts'
 import { leaseLost, type AckTarget } from './acker.ts'

@@ -43,6 +43,12 @@ export class Queue {
     }
   }
 
+  /** Puts on their way what there is room for. */
+  pump(): void {
+    for (const acker of this.ackers) acker.pump()
+    this.sender.pump()
+  }
+
   /** The broker says that it does not exist any more: its name is looked up anew. */
   isGone(): void {
     this.#queues.forget(this.name, this)
@@ -87,6 +93,11 @@ export class Queues {
     this.#core = core
     this.#builders = builders
     this.#clientId = clientId
+  }
+
+  /** There is a connection again: what waited for one leaves. */
+  pump(): void {
+    for (const queue of [...this.#byId.values()]) queue.pump()
   }
 
   /** The queue of this name, if it is known. */

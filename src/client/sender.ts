@@ -79,7 +79,8 @@ export class Sender implements TurnWork {
 
   /** Puts on their way what there is room for. */
   pump(): void {
-    while (this.#sealed.length > 0 || this.#open !== null) {
+    // Without a connection batches stay here, where what is given up can still be left out of them.
+    while (this.#core.session.isReady && (this.#sealed.length > 0 || this.#open !== null)) {
       const channel = this.#nextChannel()
       if (channel === null) return
       if (this.#sealed.length === 0) this.#seal()

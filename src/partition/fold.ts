@@ -175,7 +175,10 @@ export class PartitionState {
     try {
       const f = unpack(bytes) as unknown[]
       if (f[0] !== checkpointVersion) {
-        throw new MqError('NEWER_DATA_FORMAT', `checkpoint of version ${String(f[0])}: written by a newer version`)
+        throw new MqError(
+          'NEWER_DATA_FORMAT',
+          `checkpoint of version ${String(f[0])}: written by a newer version`,
+        )
       }
       const state = new PartitionState()
       state.logEnd = f[2] as number

@@ -217,7 +217,7 @@ export class SharedLog {
       this.#tell(group, segment)
       if (segment.usedBytes >= this.#options.segmentBytes) {
         if (!(await this.#roll())) return
-      } else if (segment.usedBytes >= this.#options.segmentBytes / 2) this.#prepareNext()
+      } else if (segment.usedBytes >= this.#options.segmentBytes / 2) void this.#prepareNext()
     }
     if (this.#mode !== 'committing') return
     this.#mode = 'idle'

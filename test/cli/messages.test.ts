@@ -1,7 +1,5 @@
 /** Queues and messages by the command, against a broker that the command started. */
-import { once } from 'node:events'
 import { join } from 'node:path'
-import { text } from 'node:stream/consumers'
 import t, { type Test } from 'tap'
 import { assertOneLine, firstLine, runOn, startBroker } from './process.ts'
 
@@ -173,17 +171,6 @@ t.test('ids are printed while the input goes on', async (t) => {
   child.stdin.write('hello\n')
   t.match(await firstLine(child), /^\S+\/0\/\d+-\d+$/)
   t.equal(child.exitCode, null, 'it is still there')
-})
-
-t.test('nobody reads on: it ends quietly, and what was not printed is not acked', async (t) => {
-  const broker = await brokerWithQueue(t)
-  await broker.run(['send', 'orders', 'hello'])
-  const child = runOn(t, ['receive', 'orders', '--ack'], { MQ_SERVER: broker.listen })
-  child.stdout.destroy()
-  const [stderr, [code]] = await Promise.all([text(child.stderr), once(child, 'exit')])
-  t.equal(code, 0)
-  t.equal(stderr, '')
-  t.equal((await broker.run(['receive', 'orders', '--ack'])).stdout, 'hello\n')
 })
 
 t.test('--server wins over MQ_SERVER', async (t) => {
