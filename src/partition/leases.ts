@@ -5,7 +5,7 @@
  * must not extend its neighbours.
  */
 import { invariant } from '../errors.ts'
-import type { Epoch, LeaseId, Offset } from '../types.ts'
+import { limits, type Epoch, type LeaseId, type Offset } from '../types.ts'
 import type { HandedLease } from './payload.ts'
 import { TimerHeap } from './timer-heap.ts'
 
@@ -39,6 +39,11 @@ export class Leases {
   /** Infinity when nothing is leased. May be early (a settled lease's), never late. */
   get nextDueMs(): number {
     return this.#timers.peekDueMs()
+  }
+
+  /** Timers in memory, stale ones included. For tests and metrics. */
+  get timerCount(): number {
+    return this.#timers.size
   }
 
   /** Grants a lease over `ranges` (flat `start, end, …`, ascending, at least one). */
@@ -172,7 +177,8 @@ export class Leases {
       let earliest = Infinity
       for (let i = 0; i < handed.ranges.length; i += 3) {
         const [start, count, wall] = [handed.ranges[i]!, handed.ranges[i + 1]!, handed.ranges[i + 2]!]
-        const expiresMs = nowMs + Math.max(0, wall - wallMs)
+        // A wall clock that was set back must not make a lease longer than any may be.
+        const expiresMs = nowMs + Math.min(Math.max(0, wall - wallMs), limits.visibilityTimeoutMsMax)
         ranges.push(start, start + count, expiresMs)
         earliest = Math.min(earliest, expiresMs)
         this.#messages += count
