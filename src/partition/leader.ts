@@ -92,6 +92,8 @@ interface Awaiting<Ref> {
 
 /** Ranges that one FAIL entry carries at most, so that a mass expiry makes entries of bounded size. */
 const rangesPerEntryMax = 4096
+/** What an entry's header has room for. */
+const producerEpochMax = 0xffff_ffff
 
 export class Leader<Ref> {
   readonly state: PartitionState
@@ -399,29 +401,32 @@ export class Leader<Ref> {
   /** Is this request new, one whose outcome is known, or one to refuse (and refused by now)? */
   #admit(ref: Ref, event: Sequenced, crc: number): 'new' | 'refused' | Outcome {
     if (this.#refuseUnlessLeading(ref)) return 'refused'
+    if (event.producerEpoch > producerEpochMax) {
+      return this.#refuse(ref, 'INVALID_FIELD', `a producer epoch is at most ${producerEpochMax}`)
+    }
     const producer = this.state.producers.get(event.producerId)
-    if (producer === undefined) {
-      if (event.opening < this.state.floor) {
+    if (producer === undefined || event.producerEpoch > producer.epoch) {
+      // Opened in a part of the log that a crash took, or nowhere: remembered, it would lift the floor above the log.
+      if (event.opening > this.state.logEnd) {
+        return this.#refuse(
+          ref,
+          'UNKNOWN_PRODUCER',
+          'this producer opened beyond the end of the log',
+          'unknown',
+        )
+      }
+      if (producer === undefined && event.opening < this.state.floor) {
         return this.#refuse(ref, 'UNKNOWN_PRODUCER', 'this producer was forgotten', 'unknown')
       }
-      return this.#awaiting.length - this.#awaitingHead >= this.#options.awaitingMax
-        ? this.#refuse(ref, 'THROTTLED', 'too many requests wait for the disk')
-        : 'new'
+      return this.#admitNew(ref)
     }
     if (event.producerEpoch < producer.epoch) {
-      return this.#refuse(
-        ref,
-        'PRODUCER_FENCED',
-        `producer epoch ${event.producerEpoch} is older than ${producer.epoch}`,
-      )
+      const message = `producer epoch ${event.producerEpoch} is older than ${producer.epoch}`
+      return this.#refuse(ref, 'PRODUCER_FENCED', message, 'unknown')
     }
     const { outcomes } = producer
     const last = outcomes.at(-1)
-    if (event.producerEpoch > producer.epoch || last === undefined || event.sequence > last.sequence) {
-      return this.#awaiting.length - this.#awaitingHead >= this.#options.awaitingMax
-        ? this.#refuse(ref, 'THROTTLED', 'too many requests wait for the disk')
-        : 'new'
-    }
+    if (last === undefined || event.sequence > last.sequence) return this.#admitNew(ref)
     for (let i = outcomes.length - 1; i >= 0; i--) {
       const outcome = outcomes[i]!
       if (outcome.sequence > event.sequence) continue
@@ -443,6 +448,11 @@ export class Leader<Ref> {
       'REFUSED_BEFORE',
       `sequence ${event.sequence} was not accepted when it first came`,
     )
+  }
+
+  #admitNew(ref: Ref): 'new' | 'refused' {
+    if (this.#awaiting.length - this.#awaitingHead < this.#options.awaitingMax) return 'new'
+    return this.#refuse(ref, 'THROTTLED', 'too many requests wait for the disk')
   }
 
   #refuseUnlessLeading(ref: Ref): boolean {
