@@ -184,11 +184,11 @@ export function decodeEntry(name: LogName, record: Buffer, at: number): Entry {
   }
 }
 
-/** What a reader that only needs to find its way may trust before the crc is checked: nothing. Base and count. */
+/**
+ * What a reader that only needs to find its way may trust before the crc is checked: nothing. Base and count.
+ * @throws CorruptEntry when there is no room for it
+ */
 export function peekEntry(record: Buffer, at: number): { base: Offset; count: number; length: number } {
-  return {
-    base: readU64(record, at + 24),
-    count: record.readUInt32BE(at + 20),
-    length: entryLength(record, at),
-  }
+  const length = entryLength(record, at)
+  return { base: readU64(record, at + 24), count: record.readUInt32BE(at + 20), length }
 }

@@ -8,12 +8,13 @@
  * commit resolves after its sync. A failed commit is never told as anything; the process stops.
  */
 import { crc32 } from 'node:zlib'
-import type { Clock, Put, Segment, Store } from '../env.ts'
+import type { Clock, Put, Segment, Store, Timer } from '../env.ts'
 import { invariant, MqError } from '../errors.ts'
 import {
   CorruptEntry,
   decodeEntry,
   entryLength,
+  nextChain,
   peekEntry,
   writeU64,
   type Entry,
@@ -80,7 +81,11 @@ export class SharedLog {
   #full = false
   #wasBacklogged = false
   #commits = 0
-  #idle: (() => void)[] = []
+  /** Appended so far, and how much of it is on disk. */
+  #appended = 0
+  #durable = 0
+  /** Resolved once `#durable` ≥ `after`, which never decreases along the list. */
+  #flushing: { after: number; resolve: () => void }[] = []
 
   private constructor(
     store: Store,
@@ -137,13 +142,11 @@ export class SharedLog {
       if (first === undefined) continue
       log.extents.push({ segment, first })
       if (segment.name < firstSegment) continue
-      const start = segment.floor(log.key(state.logEnd))
-      const from = start !== undefined && log.owns(start.key) ? Buffer.from(start.key) : log.key(state.logEnd)
-      segment.scan(from, log.endKey, (_key, value) => {
+      segment.scan(log.key(state.logEnd), log.endKey, (_key, value) => {
         const record = asBuffer(value)
         for (let at = 0; at < record.length; at += entryLength(record, at)) {
-          if (peekEntry(record, at).base < state.logEnd) continue
           const entry = decodeEntry(name, record, at)
+          assertNext(entry, state)
           state.apply(entry, decodeBody(entry), Uint8Array.from(entry.chain))
           entriesRead++
         }
@@ -174,6 +177,7 @@ export class SharedLog {
 
   /** @internal for PartitionLog */
   enqueue(queued: Queued): void {
+    this.#appended++
     if (this.#mode === 'failed' || this.#mode === 'closed') return
     this.#queue.push(queued)
     this.#queuedBytes += queued.bytes.length
@@ -193,10 +197,10 @@ export class SharedLog {
     return this.#segments.at(-1)!.name
   }
 
-  /** Resolves once all that was appended before is on disk; never, if the disk failed. */
+  /** Resolves once all that was appended before is on disk, whatever comes after it; never, if the disk failed. */
   flushed(): Promise<void> {
-    if (this.#mode === 'idle' || this.#mode === 'closed') return Promise.resolve()
-    return new Promise((resolve) => this.#idle.push(resolve))
+    if (this.#durable === this.#appended) return Promise.resolve()
+    return new Promise((resolve) => this.#flushing.push({ after: this.#appended, resolve }))
   }
 
   /** Closes the segments. What is queued and not yet on disk is lost, as it was never told: call `flushed` first. */
@@ -219,9 +223,7 @@ export class SharedLog {
         if (!(await this.#roll())) return
       } else if (segment.usedBytes >= this.#options.segmentBytes / 2) void this.#prepareNext()
     }
-    if (this.#mode !== 'committing') return
-    this.#mode = 'idle'
-    for (const resolve of this.#idle.splice(0)) resolve()
+    if (this.#mode === 'committing') this.#mode = 'idle'
   }
 
   /** As much of the queue as one commit takes. */
@@ -243,9 +245,7 @@ export class SharedLog {
   /** @returns false when the log is at its end: failed, or closed meanwhile */
   async #commit(segment: Segment, puts: readonly Put[]): Promise<boolean> {
     for (;;) {
-      const watchdog = this.#clock.after(this.#options.commitTimeoutMs, () => {
-        this.#fail(new MqError('STORAGE_FAILED', `a commit took over ${this.#options.commitTimeoutMs} ms`))
-      })
+      const watchdog = this.#watchdog('a commit')
       try {
         await segment.commit(puts)
         watchdog.cancel()
@@ -280,6 +280,10 @@ export class SharedLog {
       log.told = log.durableEnd
       log.onDurable(log.durableEnd)
     }
+    this.#durable += group.length
+    while (this.#flushing.length > 0 && this.#flushing[0]!.after <= this.#durable) {
+      this.#flushing.shift()!.resolve()
+    }
     if (this.#wasBacklogged && this.#queuedBytes <= this.#options.queuedBytesMax / 2) {
       this.#wasBacklogged = false
       this.#events.relieved()
@@ -299,17 +303,21 @@ export class SharedLog {
 
   async #roll(): Promise<boolean> {
     for (;;) {
+      const watchdog = this.#watchdog('making a segment')
       try {
         const next = await this.#prepareNext()
+        watchdog.cancel()
         this.#next = null
         if (this.#mode !== 'committing') {
           await next.close()
           return false
         }
         this.#segments.push(next)
+        this.#setFull(false)
         this.#events.rolled()
         return true
       } catch (error) {
+        watchdog.cancel()
         this.#next = null
         if (this.#mode !== 'committing') return false
         if (!(error instanceof MqError && error.code === 'DISK_FULL')) {
@@ -321,6 +329,14 @@ export class SharedLog {
       await this.#pause()
       if (this.#mode !== 'committing') return false
     }
+  }
+
+  /** Gives the disk up when what it does never ends. */
+  #watchdog(what: string): Timer {
+    const { commitTimeoutMs } = this.#options
+    return this.#clock.after(commitTimeoutMs, () => {
+      this.#fail(new MqError('STORAGE_FAILED', `${what} took over ${commitTimeoutMs} ms`))
+    })
   }
 
   #pause(): Promise<void> {
@@ -408,7 +424,10 @@ export class PartitionLog {
     return entry
   }
 
-  /** The end (exclusive) of the record around `offset`, or of the log: what a corrupt record may have held. */
+  /**
+   * The end (exclusive) of what can't be read around `offset`: at most its record. Neighbours in the record that
+   * verify are not given up for it.
+   */
   recordEnd(offset: Offset): Offset {
     const segment = this.#segmentOf(offset)
     let end = this.durableEnd
@@ -417,6 +436,10 @@ export class PartitionLog {
       end = Math.min(end, this.#baseOf(key))
       return false
     })
+    const record = segment?.floor(this.key(offset))
+    if (record !== undefined && this.owns(record.key)) {
+      end = Math.min(end, firstEntryAfter(offset, this.name, asBuffer(record.value)) ?? end)
+    }
     return end
   }
 
@@ -458,6 +481,39 @@ export class PartitionLog {
   }
 }
 
+/** Base of the first entry of a record that verifies and lies above `offset`, if one does. */
+function firstEntryAfter(offset: Offset, name: LogName, record: Buffer): Offset | undefined {
+  try {
+    for (let at = 0; at < record.length; at += entryLength(record, at)) {
+      if (peekEntry(record, at).base > offset && verifies(name, record, at)) return peekEntry(record, at).base
+    }
+  } catch (error) {
+    // A length that has rotted: nothing behind it can be found.
+    if (!(error instanceof CorruptEntry)) throw error
+  }
+  return undefined
+}
+
+function verifies(name: LogName, record: Buffer, at: number): boolean {
+  try {
+    decodeEntry(name, record, at)
+    return true
+  } catch (error) {
+    if (error instanceof CorruptEntry) return false
+    throw error
+  }
+}
+
+/** An entry that verifies may still not be what follows: its predecessor is missing, or its chain has rotted. */
+function assertNext(entry: Entry, state: PartitionState): void {
+  if (entry.base !== state.logEnd) {
+    throw new CorruptEntry(`an entry at offset ${entry.base} where ${state.logEnd} is next`)
+  }
+  const chain = nextChain(state.chain, entry.epoch, entry.base, entry.crc)
+  if (Buffer.compare(chain, entry.chain) !== 0)
+    throw new CorruptEntry(`chain of the entry at offset ${entry.base}`)
+}
+
 const entryPrefix = 0x4c
 const checkpointPrefix = 0x43
 
@@ -490,6 +546,8 @@ function toPuts(group: readonly Queued[]): Put[] {
   }
   for (const { log, bytes, base, end } of group) {
     if (end < 0) {
+      // The entries after a checkpoint begin a record, so that a start reads none of those before it.
+      close(log)
       puts.push({ key: log.checkpointKey, value: bytes })
       continue
     }

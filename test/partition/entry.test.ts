@@ -131,6 +131,20 @@ void t.test('the way through a record is found without reading entries', async (
   })
 })
 
+void t.test('there is no way through a record that is cut short', async (t) => {
+  const whole = encoded()
+  const found: number[] = []
+  for (let length = 0; length < whole.length; length++) {
+    try {
+      peekEntry(whole.subarray(0, length), 0)
+      found.push(length)
+    } catch (error) {
+      if (!(error instanceof CorruptEntry)) found.push(length)
+    }
+  }
+  t.strictSame(found, [])
+})
+
 void t.test('written in place', async (t) => {
   const write = (headroom: number, headroomTold = headroom) => {
     const frame = Buffer.alloc(headroom + payload.length + 50, 0xee)
