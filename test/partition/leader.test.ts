@@ -703,6 +703,12 @@ void t.test('a planned stop', async (t) => {
     bench.advance(visibilityTimeoutMs)
     t.equal(bench.kinds, 'epochStart batch leases')
   })
+  await t.test('counts a lease that ran out before it as a failed delivery', async (t) => {
+    const { bench } = leased(3)
+    bench.ms += visibilityTimeoutMs
+    bench.leader.handOver(bench.now)
+    t.equal(bench.kinds, 'epochStart batch fail leases')
+  })
   await t.test('keeps the leases', async (t) => {
     const { bench } = leased(3)
     bench.restart()
