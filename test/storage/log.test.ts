@@ -143,10 +143,7 @@ class Writer {
       sequence: base,
       opening: 0,
     }
-    const bytes =
-      body.kind === 'batch' || payload.length > 0
-        ? payload
-        : encodeBody(body)
+    const bytes = body.kind === 'batch' || payload.length > 0 ? payload : encodeBody(body)
     const entry = encodeEntry(this.#name, header, bytes, crc32(bytes), state.chain)
     state.apply(header, body, Uint8Array.from(entry.subarray(4, 12)))
     this.log.append(entry, base, base + count)
