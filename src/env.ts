@@ -80,7 +80,7 @@ export interface Put {
   readonly value: Uint8Array
 }
 
-/** Keys are at most this long, in every adapter. */
+/** Keys have 1 to this many bytes, in every adapter. */
 export const keyBytesMax = 64
 
 /**
@@ -114,14 +114,15 @@ export interface Segment {
 export interface Store {
   /**
    * Takes the directory for this process until `close`, or until the process ends in whatever way.
-   * @throws MqError DATA_DIR_LOCKED, DATA_DIR_NOT_WRITABLE
+   * @throws MqError DATA_DIR_LOCKED, DATA_DIR_NOT_WRITABLE; DISK_FULL, STORAGE_FAILED; UNSUPPORTED where the system has
+   *   no such lock
    */
   lock(): Promise<void>
   /** Names of the segments there are, ascending. */
   list(): Promise<string[]>
   /**
    * Opens a segment; with `create`, makes it, durably: after a crash it is there, and empty.
-   * @throws MqError STORAGE_FAILED, DISK_FULL
+   * @throws MqError CORRUPT_LOG: it is not a segment, or was cut short; STORAGE_FAILED, DISK_FULL
    */
   open(name: string, options: { readonly create: boolean }): Promise<Segment>
   /** Deletes a segment that is not open, durably. */

@@ -18,7 +18,7 @@ export type ProducerId = Brand<string, 'producer'>
 export type Confirm = 'replicas' | 'leader' | 'none'
 export type Storage = 'disk' | 'memory'
 
-/** A queue's options; see the contract in README.md for meanings and limits. Absent means the default. */
+/** A queue's options. Absent means the default; those that this version does not carry out are UNSUPPORTED. */
 export interface QueueOptions {
   /** Number of partitions, 1 (default) to 1,024. */
   partitions?: number | undefined

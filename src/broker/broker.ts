@@ -93,7 +93,7 @@ export class RunningBroker implements Broker {
   #meta: EmbeddedStore | null = null
   #log: SharedLog | null = null
   #listener: Listener | null = null
-  #fail!: (error: MqError) => void
+  #tellFailed!: (error: MqError) => void
   #stopped: Promise<void> | null = null
   #entriesRead = 0
   readonly #context: PartitionContext
@@ -102,7 +102,7 @@ export class RunningBroker implements Broker {
     this.env = env
     this.options = options
     this.logger = options.log
-    this.failed = new Promise((resolve) => (this.#fail = resolve))
+    this.failed = new Promise((resolve) => (this.#tellFailed = resolve))
     this.#context = {
       clock: env.clock,
       logger: options.log,
@@ -160,7 +160,7 @@ export class RunningBroker implements Broker {
         ...this.options.logOptions,
       }
       this.#log = await SharedLog.open(store, clock, logOptions, {
-        failed: (error) => this.#failStop(error),
+        failed: (error) => this.fail(error),
         rolled: () => this.#checkpointAll(),
         relieved: () => this.#listener?.relieved(),
         full: (isFull) => this.#diskFull(isFull),
@@ -266,7 +266,7 @@ export class RunningBroker implements Broker {
   }
 
   /** Safety first: after an error nobody knows what is on the disk, so nobody may hear anything that depends on it. */
-  #failStop(error: MqError): void {
+  fail(error: MqError): void {
     if (this.#mode === 'failed') return
     this.#mode = 'failed'
     this.logger.error(
@@ -275,11 +275,6 @@ export class RunningBroker implements Broker {
     )
     for (const queue of this.queues.values()) for (const partition of queue.partitions) partition.close()
     this.#listener?.destroy()
-    this.#fail(error)
-  }
-
-  /** An invariant of ours broke, or the disk failed under a command: stop rather than guess. */
-  fail(error: MqError): void {
-    this.#failStop(error)
+    this.#tellFailed(error)
   }
 }

@@ -189,7 +189,7 @@ export class Commands implements RequestHandler {
   #extend(session: Session, request: ExtendRequest): void {
     const partition = this.#partition(this.#byId(request.queueId), request.partition)
     partition.leader.extend(settledTo(session, request.id), request.items, request.extendMs, partition.now())
-    partition.rearm()
+    partition.arm()
   }
 
   #lookup(name: string): LookupResult {

@@ -94,14 +94,14 @@ export class Partition implements LeaderSink<ReplyTo> {
   }
 
   ready(): void {
-    this.#arm()
+    this.arm()
     if (this.#open) this.#onReady()
   }
 
   /** Leases `ranges` (flat `start, end, …`). @returns the lease's number */
   lease(ranges: readonly number[], visibilityTimeoutMs: number): number {
     const lease = this.leader.lease(ranges, visibilityTimeoutMs, this.now())
-    this.#arm()
+    this.arm()
     return lease
   }
 
@@ -121,11 +121,6 @@ export class Partition implements LeaderSink<ReplyTo> {
       this.leader.quarantine(offset, end, this.now())
       return null
     }
-  }
-
-  /** Extending may have brought an expiry nearer. */
-  rearm(): void {
-    this.#arm()
   }
 
   /** Stores the fold, if it has changed since it was stored last. */
@@ -150,7 +145,8 @@ export class Partition implements LeaderSink<ReplyTo> {
     this.#open = false
   }
 
-  #arm(): void {
+  /** Sees that the timer runs by the next expiry, which a lease or an extension may have brought nearer. */
+  arm(): void {
     const dueMs = this.leader.nextDueMs
     if (dueMs >= this.#armedMs || !this.#open) return
     this.#timer?.cancel()
@@ -159,7 +155,7 @@ export class Partition implements LeaderSink<ReplyTo> {
       this.#timer = null
       this.#armedMs = Infinity
       this.leader.tick(this.now())
-      this.#arm()
+      this.arm()
     })
   }
 

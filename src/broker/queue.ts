@@ -51,11 +51,6 @@ export class Queue {
     this.#clock = clock
   }
 
-  /** Long polls that wait. */
-  get waitingCount(): number {
-    return this.#waiting.size
-  }
-
   get messages(): number {
     return this.partitions.reduce((sum, p) => sum + p.leader.state.live.size, 0)
   }

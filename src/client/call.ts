@@ -150,22 +150,6 @@ export class Call<T> implements Request, Deadline, Work {
     this.#giveUp(new MqError('CANCELLED', `${this.#spec.what} was given up`, { outcome: 'unknown' }))
   }
 
-  /** Ends it early with `result`. */
-  finish(result: T): void {
-    if (this.#ended) return
-    this.#forget()
-    this.#end()
-    this.#resolve(result)
-  }
-
-  /**
-   * Asks the broker to answer now.
-   * @returns false when no broker has it
-   */
-  hurry(): boolean {
-    return this.#id !== 0 && this.#core.session.cancel(this.#id)
-  }
-
   #giveUp(error: MqError): void {
     if (this.#ended) return
     this.#forget()

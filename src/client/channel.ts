@@ -33,7 +33,6 @@ export class Channel {
   #nextSequence = 1
   /** Ascending by sequence. */
   readonly #unanswered = new Map<number, SequencedRequest>()
-  #sends = 0
   #renewing = false
   /** Until a new producer is opened. */
   readonly #parked: SequencedWork[] = []

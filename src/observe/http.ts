@@ -1,8 +1,7 @@
 /** The HTTP port: whether the process lives and whether it serves, for load balancers and service managers. */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { Address } from '../env.ts'
-import { MqError } from '../errors.ts'
-import { formatAddress } from '../units.ts'
+import { listenError } from '../wire/sockets.ts'
 
 /** Probes are few and short; whoever wants more of this port waits. */
 const connectionsMax = 64
@@ -38,7 +37,7 @@ export async function startHttp({ address, readiness }: HttpOptions): Promise<Ht
   )
   server.maxConnections = connectionsMax
   await new Promise<void>((resolve, reject) => {
-    server.once('error', (error) => reject(listenError(error, address)))
+    server.once('error', (error) => reject(listenError(error, address, ' (HTTP)')))
     server.listen({ host: address.host, port: address.port }, () => {
       server.removeAllListeners('error')
       // A connection that could not be accepted (no descriptor left) is its client's trouble, not the server's.
@@ -91,20 +90,4 @@ function reply(response: ServerResponse, status: number, body: string | object):
   })
   // Node leaves the body away for HEAD.
   response.end(bytes)
-}
-
-function listenError(error: NodeJS.ErrnoException, address: Address): Error {
-  const where = formatAddress(address)
-  switch (error.code ?? '') {
-    case 'EADDRINUSE':
-      return new MqError('ADDRESS_IN_USE', `${where} (HTTP) is in use`, { cause: error })
-    case 'EADDRNOTAVAIL':
-    case 'EAFNOSUPPORT':
-    case 'ENOTFOUND':
-      return new MqError('ADDRESS_NOT_AVAILABLE', `this machine has no address ${where}`, { cause: error })
-    case 'EACCES':
-      return new MqError('ADDRESS_NOT_AVAILABLE', `no permission to listen on ${where}`, { cause: error })
-    default:
-      return error
-  }
 }

@@ -39,7 +39,7 @@ export const op = {
 
 export type RequestId = number
 
-/** Messages under one lease: `lease.ts` numbers of the leader that granted it. */
+/** Messages under one lease, numbered by the leader of `leaseEpoch` that granted it. */
 export interface LeasedRange {
   leaseEpoch: Epoch
   lease: LeaseId

@@ -163,11 +163,12 @@ function systemCode(error: unknown): string {
   return ''
 }
 
-function listenError(error: unknown, address: Address): unknown {
+/** What a failed listen means to its caller; `what` is said behind the address. */
+export function listenError(error: unknown, address: Address, what = ''): Error {
   const where = addressText(address.host, address.port)
   switch (systemCode(error)) {
     case 'EADDRINUSE':
-      return new MqError('ADDRESS_IN_USE', `${where} is in use`, { cause: error })
+      return new MqError('ADDRESS_IN_USE', `${where}${what} is in use`, { cause: error })
     case 'EADDRNOTAVAIL':
     case 'EAFNOSUPPORT':
     case 'ENOTFOUND':
@@ -175,7 +176,7 @@ function listenError(error: unknown, address: Address): unknown {
     case 'EACCES':
       return new MqError('ADDRESS_NOT_AVAILABLE', `no permission to listen on ${where}`, { cause: error })
     default:
-      return error
+      return error instanceof Error ? error : new Error(String(error))
   }
 }
 
