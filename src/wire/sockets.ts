@@ -187,7 +187,7 @@ function listen(address: Address, onSocket: (socket: Socket) => void): Promise<L
   )
   return new Promise((resolve, reject) => {
     server.once('error', (error) => {
-      // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors -- an error, mapped
+       
       reject(listenError(error, address))
     })
     server.listen({ host: address.host, port: address.port }, () => {
