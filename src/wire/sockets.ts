@@ -186,10 +186,7 @@ function listen(address: Address, onSocket: (socket: Socket) => void): Promise<L
     onSocket(new TcpSocket(socket)),
   )
   return new Promise((resolve, reject) => {
-    server.once('error', (error) => {
-       
-      reject(listenError(error, address))
-    })
+    server.once('error', (error) => reject(listenError(error, address)))
     server.listen({ host: address.host, port: address.port }, () => {
       server.removeAllListeners('error')
       // A connection that could not be accepted (no descriptor left) is its client's trouble, not the listener's.
