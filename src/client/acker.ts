@@ -83,6 +83,8 @@ export class AckBatch implements SequencedWork, Deadline, Work {
   readonly #leases: LeasedRange[] = []
   readonly #dueMs: number[] = []
   #items: LeasedRange[] = []
+  /** Holds the acks that did not fit. */
+  #rest: AckBatch | null = null
   #onWire = false
 
   constructor(core: Core, queue: Queue, partition: number) {
@@ -101,12 +103,25 @@ export class AckBatch implements SequencedWork, Deadline, Work {
     }
   }
 
-  /** Ready to leave: the acks that are still wanted, as ranges; several batches if one can't hold them. */
+  /**
+   * Ready to leave: the acks that are still wanted, as ranges; several batches if one can't hold them. The broker
+   * names the offsets that it refuses, so two acks of one message must not be in one batch: the second is refused,
+   * and the first would be told so too.
+   */
   split(): AckBatch[] {
     let last: LeasedRange | undefined
+    // In the order of delivery offsets rise, and no set of them is needed.
+    let highest = -1
+    let offsets: Set<Offset> | null = null
     for (let i = 0; i < this.#targets.length; i++) {
       if (this.#targets[i] === null) continue
       const ack = this.#leases[i]!
+      if (ack.offset <= highest) {
+        offsets ??= this.#wantedOffsets(i)
+        if (offsets.has(ack.offset)) return [this, ...this.#splitAt(i)]
+      }
+      highest = Math.max(highest, ack.offset)
+      offsets?.add(ack.offset)
       // In the order of delivery neighbours follow each other, so nothing has to be sorted.
       if (
         last !== undefined &&
@@ -126,8 +141,14 @@ export class AckBatch implements SequencedWork, Deadline, Work {
     return []
   }
 
+  #wantedOffsets(end: number): Set<Offset> {
+    const offsets = new Set<Offset>()
+    for (let i = 0; i < end; i++) if (this.#targets[i] !== null) offsets.add(this.#leases[i]!.offset)
+    return offsets
+  }
+
   #splitAt(at: number): AckBatch[] {
-    const rest = new AckBatch(this.#core, this.#queue, this.#partition)
+    const rest = (this.#rest = new AckBatch(this.#core, this.#queue, this.#partition))
     for (let i = at; i < this.#targets.length; i++) {
       const target = this.#targets[i]
       const { leaseEpoch, lease, offset } = this.#leases[i]!
@@ -206,7 +227,7 @@ export class AckBatch implements SequencedWork, Deadline, Work {
   /** @returns null when it has been told already, else whether a broker may have the ack */
   giveUp(target: AckTarget): { mayBeDone: boolean } | null {
     const i = this.#targets.indexOf(target)
-    if (i < 0) return null
+    if (i < 0) return this.#rest?.giveUp(target) ?? null
     this.#targets[i] = null
     return { mayBeDone: this.#onWire }
   }

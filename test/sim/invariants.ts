@@ -53,7 +53,7 @@ export class Invariants {
     if (state.epoch < known.epoch) {
       throw new Violation('2', `the epoch of ${where} went back from ${known.epoch} to ${state.epoch}`)
     }
-    if (state.logStart > highWatermark && !state.live.isEmpty && state.live.firstStart() < highWatermark) {
+    if (!state.live.isEmpty && state.live.firstStart() < state.logStart) {
       throw new Violation(
         '20',
         `the log of ${where} starts at ${state.logStart}, and an older message is unsettled`,

@@ -170,7 +170,8 @@ class Simulation {
   }
 
   #plan(delayMs: number, run: () => void): void {
-    const atMs = this.#world.nowMs + delayMs
+    // Whole, as the world's clock shows it: a fraction more and the clock would never be seen to reach it.
+    const atMs = this.#world.nowMs + Math.ceil(delayMs)
     const place = this.#planned.findIndex((planned) => planned.atMs > atMs)
     this.#planned.splice(place < 0 ? this.#planned.length : place, 0, { atMs, run })
     this.#replan = true
@@ -312,7 +313,8 @@ class Simulation {
   #do(action: ChaosAction): void {
     const random = this.#random
     const index = random.int(this.#clients.length)
-    const clientProcess = this.#clients[index]?.process
+    const client = this.#clients[index]
+    const clientProcess = client?.process
     const clientName = clientProcess?.name ?? ''
     this.#history.note(`chaos: ${action} ${clientName}`)
     switch (action) {
@@ -342,10 +344,10 @@ class Simulation {
         }
         return
       case 'crashClient':
-        if (clientProcess === undefined) return
+        if (client === null || client === undefined) return
         this.#clients[index] = null
-        clientProcess.crash()
-        this.#history.clientCrashed(clientName)
+        client.process.crash()
+        this.#history.clientCrashed(client.name)
         this.#plan(random.between(0, 500), () => {
           if (!this.#healed) this.#clients[index] = this.#startClient(index)
         })
@@ -399,7 +401,7 @@ class Simulation {
           if (!leader.state.live.isEmpty || leader.highWatermark < leader.state.logEnd) return false
         }
       }
-      return this.#broker.internals.queues.size > 0 || this.#shadow.messageCount === 0
+      return this.#broker.internals.queues.size === this.#config.queues.length
     }
     const drainer = new Client(this.#world.process('drainer'), 'drainer', this.#workload)
     let over = false

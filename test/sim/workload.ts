@@ -60,13 +60,14 @@ export class Client {
 
   start(): void {
     for (let i = 0; i < this.#workload.config.fibers; i++) {
-      this.#fiber(`${this.name}.${i}`).catch((error: unknown) => this.#workload.fail(error))
+      this.#fiber(`${this.name}.${i}`, i === 0).catch((error: unknown) => this.#workload.fail(error))
     }
   }
 
-  /** Receives from all queues and acks what comes, until told to stop. */
+  /** Creates the queues that faults kept from being created, receives from all, and acks what comes, until told to stop. */
   async drain(isDrained: () => boolean): Promise<void> {
     const { config, history } = this.#workload
+    await this.#createQueues(() => true)
     await Promise.all(
       config.queues.map(async ({ name: queue }) => {
         while (!isDrained()) {
@@ -90,8 +91,10 @@ export class Client {
     history.note(`${this.name} has drained`)
   }
 
-  async #fiber(fiber: string): Promise<void> {
+  async #fiber(fiber: string, creates: boolean): Promise<void> {
     const { config } = this.#workload
+    // Without queues nothing happens. Every client tries, at once: one of them creates, the others find it created.
+    if (creates) await this.#createQueues(() => this.#workload.goOn())
     while (this.#workload.goOn()) {
       const mq = await this.#connected()
       if (mq === null) {
@@ -104,6 +107,16 @@ export class Client {
       else if (this.#random.chance(0.2)) await this.#sleep(this.#random.between(0, 1))
     }
     this.#ended++
+  }
+
+  async #createQueues(goOn: () => boolean): Promise<void> {
+    for (const { name, options } of this.#workload.config.queues) {
+      while (goOn()) {
+        const mq = await this.#connected()
+        if (mq !== null && (await this.createQueue(mq, name, options))) break
+        await this.#sleep(100)
+      }
+    }
   }
 
   #sleep(ms: number): Promise<void> {
@@ -144,7 +157,8 @@ export class Client {
     const { name: queue, options } = this.#random.pick(config.queues)
     switch (kind) {
       case 'createQueue':
-        return this.createQueue(mq, queue, options)
+        await this.createQueue(mq, queue, options)
+        return
       case 'send':
         return this.#send(mq, fiber, queue)
       case 'sendBatch':
@@ -227,15 +241,18 @@ export class Client {
     return limits
   }
 
-  async createQueue(mq: MqClient, queue: string, options: object): Promise<void> {
+  /** @returns whether the queue is there */
+  async createQueue(mq: MqClient, queue: string, options: object): Promise<boolean> {
     const { history } = this.#workload
     const operation = history.begin(this.name, `createQueue ${queue}`)
     try {
       await mq.createQueue(queue, options)
       history.end(operation, 'ok', '', '')
+      return true
     } catch (error) {
       const { outcome, code } = outcomeOf(error)
       history.end(operation, outcome, code, '')
+      return false
     }
   }
 
