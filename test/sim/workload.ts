@@ -44,18 +44,19 @@ export class Client {
   #mq: MqClient | null = null
   #connecting: Promise<MqClient | null> | null = null
   #bodies = 0
-  /** Fibers that have ended. */
-  #ended = 0
+  /** Fibers that have not ended. */
+  #running: number
 
   constructor(process: SimProcess, label: string, workload: Workload) {
     this.process = process
     this.name = label
     this.#workload = workload
     this.#random = process.random.fork('workload')
+    this.#running = workload.config.fibers
   }
 
   get isDone(): boolean {
-    return this.#ended === this.#workload.config.fibers
+    return this.#running === 0
   }
 
   start(): void {
@@ -76,7 +77,12 @@ export class Client {
             await this.#sleep(100)
             continue
           }
-          const messages = await this.#receive(mq, queue, { max: 1000, waitMs: 200 })
+          // Long enough for the slowest disk and network: a lease that ends before its ack would go round for ever.
+          const messages = await this.#receive(mq, queue, {
+            max: 1000,
+            waitMs: 200,
+            visibilityTimeoutMs: 10_000,
+          })
           if (messages.length > 0)
             await this.#ack(
               mq,
@@ -106,7 +112,18 @@ export class Client {
       // An operation may end at once, again and again: time must go on.
       else if (this.#random.chance(0.2)) await this.#sleep(this.#random.between(0, 1))
     }
-    this.#ended++
+    // A send of unknown outcome is sent again on and on: only a closed client is at rest.
+    if (this.#running === 1) await this.#close()
+    this.#running--
+  }
+
+  async #close(): Promise<void> {
+    const mq = this.#mq
+    if (mq === null) return
+    this.#mq = null
+    const operation = this.#workload.history.begin(this.name, 'close ')
+    await mq.close()
+    this.#workload.history.end(operation, 'ok', '', '')
   }
 
   async #createQueues(goOn: () => boolean): Promise<void> {
@@ -208,13 +225,8 @@ export class Client {
         if (held !== undefined) this.#retire(held)
         return
       }
-      case 'reconnect': {
-        const operation = this.#workload.history.begin(this.name, 'close ')
-        if (this.#mq === mq) this.#mq = null
-        await mq.close()
-        this.#workload.history.end(operation, 'ok', '', '')
-        return
-      }
+      case 'reconnect':
+        return this.#close()
     }
   }
 
