@@ -11,7 +11,7 @@ const listen = { host: 'broker', port: 7650 }
 export class BrokerBench {
   readonly world = new SimWorld({ seed: 1, faults: { diskLatencyMs: [1, 1], networkLatencyMs: [0.1, 0.1] } })
   disk: SimStore
-  process!: SimProcess
+  process: SimProcess | null = null
   broker!: Broker
   /** What it logged as a warning or an error. */
   readonly logged: string[] = []
@@ -27,7 +27,9 @@ export class BrokerBench {
     return bench
   }
 
+  /** Starts a process; one that is there dies. */
   start(options: Partial<BrokerOptions> = {}): Promise<Broker> {
+    if (this.process?.alive === true) this.process.crash()
     this.process = this.world.process('broker', this.disk)
     const note = (_fields: object, message: string): void => void this.logged.push(message)
     const log = { debug: () => undefined, info: () => undefined, warn: note, error: note }
@@ -36,7 +38,6 @@ export class BrokerBench {
 
   /** The process dies, another starts on its disk. */
   async restart(options: Partial<BrokerOptions> = {}): Promise<void> {
-    this.process.crash()
     this.broker = await this.world.complete(this.start(options))
   }
 
