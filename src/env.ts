@@ -85,7 +85,7 @@ export const keyBytesMax = 64
 
 /**
  * One ordered file of keys and values, compared byte by byte. Reads see every commit that has resolved and may see
- * one in flight.
+ * one in flight; they throw MqError STORAGE_FAILED when the file can't be read.
  */
 export interface Segment {
   readonly name: string
@@ -107,6 +107,7 @@ export interface Segment {
    * the visit. `visit` calls no method of this segment.
    */
   scan(from: Uint8Array, to: Uint8Array, visit: (key: Uint8Array, value: Uint8Array) => boolean): void
+  /** Idempotent. Waits for a commit under way, however long that takes. */
   close(): Promise<void>
 }
 
@@ -118,14 +119,20 @@ export interface Store {
    *   no such lock
    */
   lock(): Promise<void>
-  /** Names of the segments there are, ascending. */
+  /**
+   * Names of the segments there are, ascending.
+   * @throws MqError STORAGE_FAILED
+   */
   list(): Promise<string[]>
   /**
    * Opens a segment; with `create`, makes it, durably: after a crash it is there, and empty.
    * @throws MqError CORRUPT_LOG: it is not a segment, or was cut short; STORAGE_FAILED, DISK_FULL
    */
   open(name: string, options: { readonly create: boolean }): Promise<Segment>
-  /** Deletes a segment that is not open, durably. */
+  /**
+   * Deletes a segment that is not open, durably.
+   * @throws MqError STORAGE_FAILED
+   */
   remove(name: string): Promise<void>
   /** Gives the lock back. Segments are closed before. */
   close(): Promise<void>

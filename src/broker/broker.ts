@@ -2,11 +2,12 @@
  * A broker: composes storage, partitions and frontend, and carries out commands (`commands.ts`).
  *
  * Start: lock → meta → a new epoch, durable → recover every partition → EPOCH_START of each, committed → listen.
- * Stop: refuse → hand leases over → checkpoints → flush → answers out → connections, segments, lock.
+ * Stop: refuse → hand leases over → checkpoints → administration and log flushed → answers out → connections,
+ *       segments, lock; a disk that does not end a commit is not waited for, which counts as its failure.
  * A storage error: nothing is told any more, connections are cut, `failed` resolves; only a restart goes on.
  */
 import { EmbeddedStore, type QueueRecord } from '../coordinator/embedded.ts'
-import type { Address, Env } from '../env.ts'
+import type { Address, Env, Timer } from '../env.ts'
 import { MqError } from '../errors.ts'
 import { Listener } from '../frontend/listener.ts'
 import { logDefaults, SharedLog, type LogOptions } from '../storage/log.ts'
@@ -34,7 +35,7 @@ export interface BrokerOptions {
   segmentBytes: number
   /** Silence after which a connection says it is alive, in milliseconds. Default 10,000. */
   heartbeatMs: number
-  /** What a stop waits for the disk, in milliseconds. Default 5,000. */
+  /** What a stop waits for the disk to take everything, in milliseconds. Default 5,000. */
   stopTimeoutMs: number
   /** For tests: everything else about the log. */
   logOptions: Partial<LogOptions>
@@ -60,7 +61,10 @@ export interface Broker {
   readiness(): string[]
   /** Resolves when the broker had to stop itself: its process should end. */
   readonly failed: Promise<MqError>
-  /** A planned stop; idempotent. Never waits for leases or for clients. */
+  /**
+   * A planned stop; idempotent. Never waits for leases or for clients. When the disk does not end a commit, `failed`
+   * resolves too, and the data directory is locked until the process ends.
+   */
   stop(): Promise<void>
   /** For tests and the simulator. */
   readonly internals: BrokerInternals
@@ -71,9 +75,13 @@ export interface BrokerInternals {
   readonly log: SharedLog
 }
 
+/** What a stop waits for a commit under way beyond `stopTimeoutMs`, in milliseconds. */
+const closeTimeoutMs = 1000
+
 /**
  * Starts a broker on `env`.
- * @throws MqError DATA_DIR_LOCKED, DATA_DIR_NOT_WRITABLE, NEWER_DATA_FORMAT, ADDRESS_IN_USE, STORAGE_FAILED, …
+ * @throws MqError DATA_DIR_LOCKED, DATA_DIR_NOT_WRITABLE, NEWER_DATA_FORMAT, ADDRESS_IN_USE, DISK_FULL, STORAGE_FAILED,
+ *   …
  */
 export async function startBroker(env: Env, options: Partial<BrokerOptions> = {}): Promise<Broker> {
   const set = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined))
@@ -89,10 +97,14 @@ export class RunningBroker implements Broker {
   readonly failed: Promise<MqError>
   readonly queues = new Map<string, Queue>()
   readonly queuesById = new Map<QueueId, Queue>()
-  #mode: 'starting' | 'serving' | 'stopping' | 'failed' = 'starting'
+  #mode: 'starting' | 'serving' | 'stopping' | 'stopped' | 'failed' = 'starting'
   #meta: EmbeddedStore | null = null
   #log: SharedLog | null = null
   #listener: Listener | null = null
+  #commands: Commands | null = null
+  #tellFull!: (error: MqError) => void
+  /** Resolves when the disk was found full for the first time. */
+  readonly #filled: Promise<MqError>
   #tellFailed!: (error: MqError) => void
   #stopped: Promise<void> | null = null
   #entriesRead = 0
@@ -103,6 +115,7 @@ export class RunningBroker implements Broker {
     this.options = options
     this.logger = options.log
     this.failed = new Promise((resolve) => (this.#tellFailed = resolve))
+    this.#filled = new Promise((resolve) => (this.#tellFull = resolve))
     this.#context = {
       clock: env.clock,
       logger: options.log,
@@ -148,31 +161,21 @@ export class RunningBroker implements Broker {
   }
 
   async start(): Promise<void> {
-    const { clock, random, store } = this.env
+    const { clock, store } = this.env
     const begunMs = clock.monotonicMs()
     await store.lock()
     try {
-      this.#meta = await EmbeddedStore.open(store, clock, random, this.options.nodeId)
-      const epoch = await this.#meta.drawEpoch()
-      const logOptions = {
-        ...logDefaults,
-        segmentBytes: this.options.segmentBytes,
-        ...this.options.logOptions,
-      }
-      this.#log = await SharedLog.open(store, clock, logOptions, {
-        failed: (error) => this.fail(error),
-        rolled: () => this.#checkpointAll(),
-        relieved: () => this.#listener?.relieved(),
-        full: (isFull) => this.#diskFull(isFull),
-      })
-      for (const record of this.#meta.queues.values()) this.openQueue(record, epoch)
-      // Whichever comes first: every EPOCH_START on the disk, or the disk's failure.
-      const failed = await Promise.race([this.#log.flushed(), this.failed])
+      // Whichever comes first: every EPOCH_START on the disk, or the news that the disk won't take them.
+      const failed = await Promise.race([this.#recover(), this.failed, this.#filled])
       if (failed !== undefined) throw failed
-      this.#listener = await Listener.open(this.env, this.options.listen, this, new Commands(this))
+      this.#commands = new Commands(this)
+      this.#listener = await Listener.open(this.env, this.options.listen, this, this.#commands)
       this.#mode = 'serving'
     } catch (error) {
-      await this.#close()
+      // Why it did not start says more than why something could not be closed, as a segment that is stuck.
+      await this.#close().catch((closing: unknown) => {
+        this.logger.error({ reason: String(closing) }, 'the data directory could not be closed')
+      })
       throw error
     }
     this.logger.info(
@@ -187,8 +190,35 @@ export class RunningBroker implements Broker {
     )
   }
 
-  /** Opens a queue's partitions in `epoch`, which is durable; they serve once the log has been flushed. */
+  /** Everything of a start that the disk has a part in. */
+  async #recover(): Promise<undefined> {
+    const { clock, random, store } = this.env
+    const logOptions = { ...logDefaults, segmentBytes: this.options.segmentBytes, ...this.options.logOptions }
+    this.#meta = await EmbeddedStore.open(store, clock, random, {
+      nodeId: this.options.nodeId,
+      commitTimeoutMs: logOptions.commitTimeoutMs,
+      failed: (error) => this.fail(error),
+    })
+    const epoch = await this.#meta.drawEpoch()
+    this.#log = await SharedLog.open(store, clock, logOptions, {
+      failed: (error) => this.fail(error),
+      rolled: () => this.#checkpointAll(),
+      relieved: () => this.#listener?.relieved(),
+      full: (isFull) => this.#diskFull(isFull),
+    })
+    for (const record of this.#meta.queues.values()) this.openQueue(record, epoch)
+    await this.#log.flushed()
+    return undefined
+  }
+
+  /**
+   * Opens a queue's partitions in `epoch`, which is durable; they serve once the log has been flushed.
+   * @throws MqError STOPPING: the log is not there any more
+   */
   openQueue(record: QueueRecord, epoch: number): Queue {
+    if (this.#mode === 'stopped' || this.#mode === 'failed') {
+      throw new MqError('STOPPING', 'the broker is stopping')
+    }
     const queue = new Queue(record.id, record.name, record.options, this.env.clock)
     for (let id = 0; id < queue.options.partitions; id++) {
       queue.partitions.push(
@@ -226,19 +256,10 @@ export class RunningBroker implements Broker {
         for (const partition of queue.partitions) partition.handOver()
       }
       this.#checkpointAll()
-      const { clock } = this.env
-      const inTime = await new Promise<boolean>((resolve) => {
-        const timer = clock.after(this.options.stopTimeoutMs, () => resolve(false))
-        void this.log.flushed().then(() => {
-          timer.cancel()
-          resolve(true)
-        })
-        void this.failed.then(() => {
-          timer.cancel()
-          resolve(false)
-        })
-      })
-      if (!inTime)
+      // A queue whose creation is under way still begins its log.
+      const flushed = this.#commands!.idle().then(() => this.log.flushed())
+      const stopped = Promise.race([flushed.then(() => true), this.failed.then(() => false)])
+      if ((await this.#within(this.options.stopTimeoutMs, stopped)) !== true)
         this.logger.warn(
           {},
           'stopped before the disk had taken everything; what was not on it was not confirmed',
@@ -250,10 +271,24 @@ export class RunningBroker implements Broker {
 
   async #close(): Promise<void> {
     await this.#listener?.close()
+    if (this.#mode !== 'failed') this.#mode = 'stopped'
     for (const queue of this.queues.values()) for (const partition of queue.partitions) partition.close()
-    await this.#log?.close()
-    await this.#meta?.close()
-    await this.env.store.close()
+    const close = async (): Promise<true> => {
+      await Promise.all([this.#log?.close(), this.#meta?.close()])
+      await this.env.store.close()
+      return true
+    }
+    if ((await this.#within(closeTimeoutMs, close())) === true) return
+    this.fail(new MqError('STORAGE_FAILED', 'the disk did not end a commit before the stop was over'))
+  }
+
+  /** What `promise` resolves with, or undefined when that takes longer than `ms`. */
+  async #within<T>(ms: number, promise: Promise<T>): Promise<T | undefined> {
+    let timer: Timer
+    const late = new Promise<undefined>((resolve) => {
+      timer = this.env.clock.after(ms, () => resolve(undefined))
+    })
+    return Promise.race([promise, late]).finally(() => timer.cancel())
   }
 
   #checkpointAll(): void {
@@ -261,6 +296,8 @@ export class RunningBroker implements Broker {
   }
 
   #diskFull(isFull: boolean): void {
+    if (isFull)
+      this.#tellFull(new MqError('DISK_FULL', 'the disk is full, and a start has to write before it serves'))
     if (isFull) this.logger.error({}, 'the disk is full: sends are refused until there is room')
     else this.logger.info({}, 'the disk takes writes again')
   }

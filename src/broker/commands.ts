@@ -68,6 +68,11 @@ export class Commands implements RequestHandler {
     }
   }
 
+  /** Resolves once every administrative command so far has been carried out or refused. */
+  idle(): Promise<void> {
+    return this.#admin
+  }
+
   /** Its deliveries are read again: queues on which it waits serve it. */
   drained(session: Session): void {
     for (const queue of new Set(this.#longPolls.get(session)?.values())) queue.ready()

@@ -58,10 +58,16 @@ export class Partition implements LeaderSink<ReplyTo> {
   ): Partition {
     const name = logName(queueId, id)
     try {
-      const { log, state, entriesRead } = shared.recover(name)
+      const { log, state, rotten, entriesRead } = shared.recover(name)
       if (entriesRead > 0) context.recovered(entriesRead)
       const partition = new Partition(id, log, state, null, context, onReady)
-      partition.leader.start(epoch, partition.now())
+      const quarantinedBefore = state.quarantined.size
+      partition.leader.start(epoch, partition.now(), rotten)
+      const messages = state.quarantined.size - quarantinedBefore
+      if (messages > 0) {
+        const fields = { queueId, partition: id, messages }
+        context.logger.error(fields, 'messages quarantined: their stored bytes do not verify')
+      }
       return partition
     } catch (error) {
       if (!(error instanceof CorruptEntry)) throw error

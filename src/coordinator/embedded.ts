@@ -3,7 +3,7 @@
  * (LOG.md). Writes are rare and one at a time; what is read is in memory. A deletion is a tombstone that names the
  * queue's id: a log is never removed for being absent from a list.
  */
-import type { Clock, Random, Segment, Store } from '../env.ts'
+import type { Clock, Put, Random, Segment, Store } from '../env.ts'
 import { invariant, MqError } from '../errors.ts'
 import type { Epoch, QueueId, QueueOptions } from '../types.ts'
 import { pack, unpack } from '../wire/msgpack.ts'
@@ -19,10 +19,20 @@ export interface QueueRecord {
   readonly deletedMs: number | null
 }
 
+export interface EmbeddedOptions {
+  /** Taken on the first start; later starts must give the same or none. */
+  readonly nodeId: string | undefined
+  /** A commit that takes longer has failed, as far as anybody can tell, in milliseconds. */
+  readonly commitTimeoutMs: number
+  /** The disk failed: nothing may be told any more. Called at most once. */
+  failed(error: MqError): void
+}
+
 export class EmbeddedStore {
   readonly #segment: Segment
   readonly #clock: Clock
   readonly #random: Random
+  readonly #options: EmbeddedOptions
   readonly #byName = new Map<string, QueueRecord>()
   readonly #deleted = new Map<QueueId, QueueRecord>()
   #clusterId = ''
@@ -30,28 +40,32 @@ export class EmbeddedStore {
   #epoch: Epoch = 0
   /** Writes wait for the one before. */
   #last: Promise<unknown> = Promise.resolve()
+  /** Why nothing is written any more. */
+  #ended: MqError | null = null
+  #failed: MqError | null = null
 
-  private constructor(segment: Segment, clock: Clock, random: Random) {
+  private constructor(segment: Segment, clock: Clock, random: Random, options: EmbeddedOptions) {
     this.#segment = segment
     this.#clock = clock
     this.#random = random
+    this.#options = options
   }
 
   /**
    * Opens it, or makes it on the first start.
-   * @param nodeId taken on the first start; later starts must give the same or none
-   * @throws MqError NEWER_DATA_FORMAT, NODE_ID_IN_USE, CORRUPT_LOG
+   * @throws MqError NEWER_DATA_FORMAT, INVALID_OPTION: another node's data; CORRUPT_LOG, DISK_FULL, STORAGE_FAILED
    */
   static async open(
     store: Store,
     clock: Clock,
     random: Random,
-    nodeId: string | undefined,
+    options: EmbeddedOptions,
   ): Promise<EmbeddedStore> {
     const exists = (await store.list()).includes('meta')
-    const self = new EmbeddedStore(await store.open('meta', { create: !exists }), clock, random)
+    const segment = await store.open('meta', { create: !exists })
+    const self = new EmbeddedStore(segment, clock, random, options)
     try {
-      await self.#load(nodeId)
+      await self.#load(options.nodeId)
       return self
     } catch (error) {
       await self.close()
@@ -75,7 +89,10 @@ export class EmbeddedStore {
     return this.#deleted.has(id)
   }
 
-  /** A number above all drawn before, durable when it resolves. */
+  /**
+   * A number above all drawn before, durable when it resolves.
+   * @throws MqError DISK_FULL; STORAGE_FAILED, STOPPING: so do all writes from then on
+   */
   async drawEpoch(): Promise<Epoch> {
     const epoch = this.#epoch + 1
     this.#epoch = epoch
@@ -83,7 +100,10 @@ export class EmbeddedStore {
     return epoch
   }
 
-  /** Creations and deletions come one at a time; after a rejection nothing has changed. */
+  /**
+   * Creations and deletions come one at a time; after DISK_FULL nothing has changed.
+   * @throws MqError as `drawEpoch`
+   */
   async createQueue(name: string, options: QueueOptions): Promise<QueueRecord> {
     invariant(!this.#byName.has(name), `queue ${name} is there already`)
     const id = Buffer.from(this.#random.bytes(16)).toString('hex')
@@ -102,7 +122,9 @@ export class EmbeddedStore {
     this.#deleted.set(record.id, tombstone)
   }
 
+  /** Waits for a write under way, however long that takes. */
   close(): Promise<void> {
+    this.#ended ??= new MqError('STOPPING', 'the broker is stopping')
     return this.#segment.close()
   }
 
@@ -118,7 +140,7 @@ export class EmbeddedStore {
     if (format === undefined || node === undefined) {
       this.#clusterId = hex(this.#random.bytes(8))
       this.#nodeId = nodeId ?? hex(this.#random.bytes(4))
-      await this.#segment.commit([put('format', [dataFormat]), put('node', [this.#clusterId, this.#nodeId])])
+      await this.#commit([put('format', [dataFormat]), put('node', [this.#clusterId, this.#nodeId])])
     } else {
       ;[this.#clusterId, this.#nodeId] = node
       if (nodeId !== undefined && nodeId !== this.#nodeId) {
@@ -166,9 +188,39 @@ export class EmbeddedStore {
   }
 
   #write(key: string, value: unknown): Promise<void> {
-    const written = this.#last.then(() => this.#segment.commit([put(key, value)]))
+    const written = this.#last.then(() => this.#commit([put(key, value)]))
     this.#last = written.catch(() => undefined)
     return written
+  }
+
+  /** Resolves only if everybody may be told. */
+  async #commit(puts: readonly Put[]): Promise<void> {
+    if (this.#ended !== null) throw this.#ended
+    const { commitTimeoutMs } = this.#options
+    const watchdog = this.#clock.after(commitTimeoutMs, () => {
+      this.#fail(new MqError('STORAGE_FAILED', `a commit of metadata took over ${commitTimeoutMs} ms`))
+    })
+    try {
+      await this.#segment.commit(puts)
+    } catch (error) {
+      // Nothing was written, and the segment is good.
+      if (error instanceof MqError && error.code === 'DISK_FULL') throw error
+      this.#fail(
+        error instanceof MqError
+          ? error
+          : new MqError('STORAGE_FAILED', `a commit of metadata failed: ${String(error)}`, { cause: error }),
+      )
+    } finally {
+      watchdog.cancel()
+    }
+    // The watchdog may have given the disk up meanwhile, and everybody was told so.
+    if (this.#failed !== null) throw this.#failed
+  }
+
+  #fail(error: MqError): void {
+    if (this.#failed !== null) return
+    this.#failed = this.#ended = error
+    this.#options.failed(error)
   }
 }
 

@@ -6,7 +6,7 @@ import type { Epoch, Offset, PartitionId, ProducerId, QueueId } from '../types.t
 
 export const entryFormat = 1
 export const headerBytes = 88
-/** Header bytes before this one are the crc and the chain, which the crc does not cover. */
+/** Header bytes before this one are the header's crc and the chain, which that crc does not cover. */
 const coveredFrom = 12
 
 export const entryKind = {
@@ -60,6 +60,7 @@ export interface EntryHeader {
 
 /** A decoded entry; `bytes`, `payload` and `chain` are views into what was read. */
 export interface Entry extends EntryHeader {
+  /** Of the header, and so of the whole entry: it covers `payloadCrc`. */
   crc: number
   payloadCrc: number
   chain: Uint8Array
@@ -119,17 +120,17 @@ export function encodeEntry(
   writeU64(bytes, header.timeMs, 40)
   bytes.write(header.producerId, 48, 16, 'latin1')
   bytes.writeUInt32BE(header.producerEpoch, 64)
-  bytes.writeUInt32BE(0, 68)
+  bytes.writeUInt32BE(payloadCrc, 68)
   writeU64(bytes, header.sequence, 72)
   writeU64(bytes, header.opening, 80)
-  const crc = entryCrc(name, bytes, payloadCrc)
+  const crc = headerCrc(name, bytes)
   bytes.writeUInt32BE(crc, 0)
   bytes.set(nextChain(previousChain, header.epoch, header.base, crc), 4)
   return bytes
 }
 
-function entryCrc(name: LogName, bytes: Uint8Array, payloadCrc: number): number {
-  return (crc32(bytes.subarray(coveredFrom, headerBytes), payloadCrc) ^ name.crc) >>> 0
+function headerCrc(name: LogName, bytes: Uint8Array): number {
+  return (crc32(bytes.subarray(coveredFrom, headerBytes)) ^ name.crc) >>> 0
 }
 
 /** The bytes at `at` can't be an entry of this log: rot, or a reader's mistake. Never served. */
@@ -147,23 +148,34 @@ export function entryLength(bytes: Buffer, at: number): number {
 
 /**
  * Reads and verifies the entry that begins at `at`.
- * @throws CorruptEntry when the crc does not match; MqError NEWER_DATA_FORMAT when it does but the format, kind or
+ * @throws CorruptEntry when a crc does not match; MqError NEWER_DATA_FORMAT when they do but the format, kind or
  *   flags are unknown: a newer version wrote it.
  */
 export function decodeEntry(name: LogName, record: Buffer, at: number): Entry {
+  const entry = decodeHeader(name, record, at)
+  if (!payloadVerifies(entry)) {
+    throw new CorruptEntry(`the payload of the ${entry.kind} entry at offset ${entry.base} has rotted`)
+  }
+  return entry
+}
+
+export function payloadVerifies(entry: Entry): boolean {
+  return crc32(entry.payload) === entry.payloadCrc
+}
+
+/** Like `decodeEntry`, but the payload is there unverified: see `payloadVerifies`. */
+export function decodeHeader(name: LogName, record: Buffer, at: number): Entry {
   const bytes = record.subarray(at, at + entryLength(record, at))
   const payload = bytes.subarray(headerBytes)
-  const payloadCrc = crc32(payload)
   const crc = bytes.readUInt32BE(0)
-  if (entryCrc(name, bytes, payloadCrc) !== crc)
-    throw new CorruptEntry(`crc of the entry at offset ${readU64(bytes, 24)}`)
+  if (headerCrc(name, bytes) !== crc)
+    throw new CorruptEntry(`the header of the entry at offset ${readU64(bytes, 24)} has rotted`)
   const kind = kindNames[bytes[13]!]
   const flags = bytes.readUInt16BE(14)
-  const keyNumber = bytes.readUInt32BE(68)
-  if (bytes[12] !== entryFormat || kind === undefined || kind === '' || flags !== 0 || keyNumber !== 0) {
+  if (bytes[12] !== entryFormat || kind === undefined || kind === '' || flags !== 0) {
     throw new MqError(
       'NEWER_DATA_FORMAT',
-      `entry of format ${bytes[12]}, kind ${bytes[13]}, flags ${flags}, key ${keyNumber}: written by a newer version`,
+      `entry of format ${bytes[12]}, kind ${bytes[13]}, flags ${flags}: written by a newer version`,
     )
   }
   return {
@@ -177,7 +189,7 @@ export function decodeEntry(name: LogName, record: Buffer, at: number): Entry {
     sequence: readU64(bytes, 72),
     opening: readU64(bytes, 80),
     crc,
-    payloadCrc,
+    payloadCrc: bytes.readUInt32BE(68),
     chain: bytes.subarray(4, 12),
     payload,
     bytes,

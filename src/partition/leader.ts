@@ -151,8 +151,12 @@ export class Leader<Ref> {
     return this.#mode === 'leading' ? this.#leases.nextDueMs : Infinity
   }
 
-  /** Begins an epoch, which was drawn and is durable. Until EPOCH_START is committed nothing is served. */
-  start(epoch: Epoch, now: Now): void {
+  /**
+   * Begins an epoch, which was drawn and is durable. Until EPOCH_START is committed nothing is served.
+   * @param rotten messages whose stored bytes do not verify. Those that a handed-over lease still holds were delivered
+   *   when they were good, and may be acked; they are found out when they would be delivered again.
+   */
+  start(epoch: Epoch, now: Now, rotten: Ranges = []): void {
     invariant(this.#mode === 'starting', 'a leader starts once')
     this.#mode = 'leading'
     const handed = this.state.handedOver
@@ -165,6 +169,13 @@ export class Leader<Ref> {
     const run: Run = { start: 0, end: 0, value: 0 }
     const free = this.state.live.clone()
     this.#leases.forEach((start, end) => free.delete(start, end))
+    const quarantined: Ranges = []
+    for (let i = 0; i < rotten.length; i += 2) {
+      const end = rotten[i]! + rotten[i + 1]!
+      free.forEachIn(rotten[i]!, end, (from, to) => quarantined.push(from, to - from))
+      free.delete(rotten[i]!, end)
+    }
+    if (quarantined.length > 0) this.#append({ kind: 'quarantine', ranges: quarantined }, now, epoch)
     for (let from = 0; free.nextRun(from, run); from = run.end) ready.push(run.start, run.end - run.start)
     this.#onceCommitted(undefined, undefined, ready)
   }

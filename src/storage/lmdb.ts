@@ -215,7 +215,8 @@ class LmdbSegment implements Segment {
   /** Absent once closed. */
   #db: Database | undefined
   #usedBytes: number
-  #committing = false
+  /** Settles with the commit under way. */
+  #committing: Promise<void> | undefined
   /** Set by the first failure after which nobody knows what is on disk; every later commit is refused with it. */
   #failure: MqError | undefined
   /** Holds the value that was read last. Grows to the longest value seen, up to `keptBytesMax`. */
@@ -251,22 +252,28 @@ class LmdbSegment implements Segment {
 
   async commit(puts: readonly Put[]): Promise<void> {
     const db = this.#opened()
-    invariant(!this.#committing, 'one commit at a time')
+    invariant(this.#committing === undefined, 'one commit at a time')
     // Before the first put is queued: what is queued is written, even when a later one cannot be.
     for (const { key } of puts) {
       invariant(key.length > 0 && key.length <= keyBytesMax, `a key has 1-${keyBytesMax} bytes`)
     }
     if (this.#failure !== undefined) throw this.#failure
     if (puts.length === 0) return
-    this.#committing = true
+    this.#committing = this.#commit(db, puts)
+    try {
+      await this.#committing
+    } finally {
+      this.#committing = undefined
+    }
+  }
+
+  async #commit(db: Database, puts: readonly Put[]): Promise<void> {
     try {
       await db.batch(() => {
         for (const { key, value } of puts) void db.put(key, value)
       })
     } catch (error) {
       throw await this.#failed(db, puts, error)
-    } finally {
-      this.#committing = false
     }
     // Reads of one turn share a snapshot; the next must not be from before this commit.
     db.resetReadTxn()
@@ -310,9 +317,10 @@ class LmdbSegment implements Segment {
   }
 
   async close(): Promise<void> {
+    // The commit's own caller hears how it went.
+    await this.#committing?.catch(() => undefined)
     const db = this.#db
     if (db === undefined) return
-    invariant(!this.#committing, 'a segment is closed after its last commit')
     this.#db = undefined
     await closeDatabase(db)
     this.#closed()

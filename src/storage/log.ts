@@ -13,15 +13,17 @@ import { invariant, MqError } from '../errors.ts'
 import {
   CorruptEntry,
   decodeEntry,
+  decodeHeader,
   entryLength,
   nextChain,
+  payloadVerifies,
   peekEntry,
   writeU64,
   type Entry,
   type LogName,
 } from '../partition/entry.ts'
 import { PartitionState } from '../partition/fold.ts'
-import { decodeBody } from '../partition/payload.ts'
+import { decodeBody, type Ranges } from '../partition/payload.ts'
 import type { Offset } from '../types.ts'
 
 export interface LogOptions {
@@ -54,6 +56,16 @@ export interface LogEvents {
   relieved(): void
   /** The disk is full (true), or takes commits again (false). */
   full(isFull: boolean): void
+}
+
+/** What a start finds of one partition. */
+export interface Recovered {
+  readonly log: PartitionLog
+  /** The fold of all entries. */
+  readonly state: PartitionState
+  /** Batches in it whose messages can't be read any more. */
+  readonly rotten: Ranges
+  readonly entriesRead: number
 }
 
 interface Queued {
@@ -132,10 +144,14 @@ export class SharedLog {
     return this.#full
   }
 
-  /** One partition's part of it, with the fold of what is there. */
-  recover(name: LogName): { log: PartitionLog; state: PartitionState; entriesRead: number } {
+  /**
+   * One partition's part of it, with the fold of what is there.
+   * @throws CorruptEntry when the fold can't be known
+   */
+  recover(name: LogName): Recovered {
     const log = new PartitionLog(name, this)
     const { state, firstSegment } = this.#newestCheckpoint(log)
+    const rotten: Ranges = []
     let entriesRead = 0
     for (const segment of this.#segments) {
       const first = log.firstBase(segment)
@@ -145,8 +161,13 @@ export class SharedLog {
       segment.scan(log.key(state.logEnd), log.endKey, (_key, value) => {
         const record = asBuffer(value)
         for (let at = 0; at < record.length; at += entryLength(record, at)) {
-          const entry = decodeEntry(name, record, at)
+          const entry = decodeHeader(name, record, at)
           assertNext(entry, state)
+          if (!payloadVerifies(entry)) {
+            if (entry.kind !== 'batch')
+              throw new CorruptEntry(`a rotten ${entry.kind} at offset ${entry.base}`)
+            rotten.push(entry.base, entry.count)
+          }
           state.apply(entry, decodeBody(entry), Uint8Array.from(entry.chain))
           entriesRead++
         }
@@ -154,7 +175,7 @@ export class SharedLog {
       })
     }
     log.durableEnd = log.told = state.logEnd
-    return { log, state, entriesRead }
+    return { log, state, rotten, entriesRead }
   }
 
   /** A partition whose log can't be read: for its name only. */
@@ -425,8 +446,8 @@ export class PartitionLog {
   }
 
   /**
-   * The end (exclusive) of what can't be read around `offset`: at most its record. Neighbours in the record that
-   * verify are not given up for it.
+   * The end (exclusive) of what can't be read around `offset`: that of its entry, if the header verifies, else at most
+   * that of its record. Neighbours in the record that verify are not given up for it.
    */
   recordEnd(offset: Offset): Offset {
     const segment = this.#segmentOf(offset)
@@ -438,7 +459,7 @@ export class PartitionLog {
     })
     const record = segment?.floor(this.key(offset))
     if (record !== undefined && this.owns(record.key)) {
-      end = Math.min(end, firstEntryAfter(offset, this.name, asBuffer(record.value)) ?? end)
+      end = Math.min(end, edgeAfter(offset, this.name, asBuffer(record.value)) ?? end)
     }
     return end
   }
@@ -481,11 +502,12 @@ export class PartitionLog {
   }
 }
 
-/** Base of the first entry of a record that verifies and lies above `offset`, if one does. */
-function firstEntryAfter(offset: Offset, name: LogName, record: Buffer): Offset | undefined {
+/** Where the first entry of a record whose header verifies begins or ends above `offset`, if one does. */
+function edgeAfter(offset: Offset, name: LogName, record: Buffer): Offset | undefined {
   try {
     for (let at = 0; at < record.length; at += entryLength(record, at)) {
-      if (peekEntry(record, at).base > offset && verifies(name, record, at)) return peekEntry(record, at).base
+      const { base, count } = peekEntry(record, at)
+      if (base + count > offset && verifies(name, record, at)) return base > offset ? base : base + count
     }
   } catch (error) {
     // A length that has rotted: nothing behind it can be found.
@@ -496,7 +518,7 @@ function firstEntryAfter(offset: Offset, name: LogName, record: Buffer): Offset 
 
 function verifies(name: LogName, record: Buffer, at: number): boolean {
   try {
-    decodeEntry(name, record, at)
+    decodeHeader(name, record, at)
     return true
   } catch (error) {
     if (error instanceof CorruptEntry) return false

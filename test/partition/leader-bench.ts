@@ -58,9 +58,9 @@ export class Bench implements LeaderSink<string> {
   }
 
   /** A new leader on what the disk has. */
-  start(): void {
+  start(rotten: number[] = []): void {
     this.leader = new Leader(log, this.fold(), this, this.#options)
-    this.leader.start(++this.epoch, this.now)
+    this.leader.start(++this.epoch, this.now, rotten)
   }
 
   /** The fold of what the disk has. */
@@ -80,11 +80,11 @@ export class Bench implements LeaderSink<string> {
   }
 
   /** A planned stop and the next start, `downMs` apart. */
-  restart(downMs = 0): void {
+  restart(downMs = 0, rotten: number[] = []): void {
     this.leader.handOver(this.now)
     this.commit()
     this.ms += downMs
-    this.start()
+    this.start(rotten)
     this.commit()
   }
 

@@ -795,6 +795,37 @@ void t.test('quarantine', async (t) => {
     t.match(bench.entries.at(-1)!.body, { ranges: [2, 2] })
     t.equal(bench.leader.leasedCount, 1)
   })
+  await t.test('at the start', async (t) => {
+    const restarted = (bench: Bench, rotten: number[]) => {
+      bench.commit()
+      bench.restart(0, rotten)
+      bench.commit()
+      return bench
+    }
+    await t.test('takes what has rotted out of the way before anything is served', async (t) => {
+      const bench = restarted(sent(3), [2, 1])
+      t.equal(bench.readyRuns, '1+1×1 3+1×1')
+      t.equal(bench.leader.state.quarantined.size, 1)
+      bench.leader.checkInvariants()
+    })
+    await t.test('follows EPOCH_START, which ends a hand-over', async (t) => {
+      t.match(restarted(sent(3), [2, 1]).kinds, /leases epochStart quarantine$/)
+    })
+    await t.test('happens once', async (t) => {
+      const bench = restarted(restarted(sent(3), [2, 1]), [2, 1])
+      t.match(bench.kinds, /leases epochStart$/)
+    })
+    await t.test('leaves what is settled or leased alone', async (t) => {
+      const bench = sent(4)
+      const [settled] = bench.receive(1)
+      bench.settle('a', [settled!])
+      bench.receive(1)
+      restarted(bench, [1, 4])
+      t.match(bench.entries.at(-1)!.body, { kind: 'quarantine', ranges: [3, 2] })
+      t.equal(bench.leader.leasedCount, 1)
+      bench.leader.checkInvariants()
+    })
+  })
   await t.test('of nothing appends nothing', async (t) => {
     const { bench } = leased(3)
     bench.leader.quarantine(1, 4, bench.now)

@@ -551,10 +551,10 @@ void t.test('a start halts the partition', async (t) => {
     return () => disk.log.recover(orders)
   }
   t.doesNotThrow(await recover((record) => record), 'not when all is well')
-  await t.test('when any bit of its last entry has flipped', async (t) => {
+  await t.test("when any bit of its last entry's header has flipped", async (t) => {
     const store = await five()
     const unnoticed: number[] = []
-    for (let at = 0; at < headerBytes + 10; at++) {
+    for (let at = 0; at < headerBytes; at++) {
       for (const bit of [1, 128]) {
         const disk = await Disk.open(
           {},
@@ -572,6 +572,13 @@ void t.test('a start halts the partition', async (t) => {
       }
     }
     t.strictSame(unnoticed, [])
+  })
+  await t.test('when the payload of anything but a batch has rotted', async (t) => {
+    const rotten = await recover(({ key, value }) => {
+      if (baseOf(key) === 0) value[headerBytes]! ^= 1
+      return { key, value }
+    })
+    t.throws(rotten, CorruptEntry)
   })
   await t.test('when an entry in the middle is missing', async (t) => {
     t.throws(await recover((record) => (baseOf(record.key) === 5 ? null : record)), CorruptEntry)
@@ -603,6 +610,38 @@ void t.test('a start halts the partition', async (t) => {
       await recover(({ key, value }) => ({ key, value: value.subarray(0, value.length - 1) })),
       CorruptEntry,
     )
+  })
+})
+
+void t.test('a start that finds the payload of a batch rotten', async (t) => {
+  const rotten = async () => {
+    const disk = await Disk.open()
+    const writer = disk.partition()
+    writer.batch(4)
+    const base = writer.batch(3)
+    writer.batch(2)
+    writer.settle(base + 1, 1)
+    await disk.flushed()
+    await disk.close()
+    const store = await changed(disk.store, ({ key, value }) => {
+      if (isEntry(key)) value[headerBytes + 1 + 2 * (headerBytes + 10) - 1]! ^= 0x40
+      return { key, value }
+    })
+    return { writer, base, found: (await Disk.open({}, store)).log.recover(orders) }
+  }
+  await t.test('says which messages are lost', async (t) => {
+    const { base, found } = await rotten()
+    t.strictSame(found.rotten, [base, 3])
+  })
+  await t.test('folds the entry and all that follow', async (t) => {
+    const { writer, found } = await rotten()
+    t.equal(show(found.state), writer.shown)
+  })
+  await t.test('does not serve it', async (t) => {
+    const { base, found } = await rotten()
+    t.throws(() => found.log.read(base), CorruptEntry)
+    t.equal(found.log.recordEnd(base), base + 3)
+    t.equal(found.log.read(base + 3).base, base + 3)
   })
 })
 

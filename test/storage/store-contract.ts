@@ -147,6 +147,24 @@ export async function storeContract(t: Test, makeStore: MakeStore): Promise<void
     await store.close()
   })
 
+  t.test('a segment closes after the commit that is under way', async (t) => {
+    const openStore = makeStore(t)
+    const before = openStore()
+    await before.lock()
+    const first = await before.open('a', { create: true })
+    const ended: string[] = []
+    const commit = first.commit([{ key: bytes('k'), value: bytes('v') }]).then(() => ended.push('commit'))
+    await Promise.all([first.close().then(() => ended.push('close')), commit])
+    t.same(ended, ['commit', 'close'])
+    await before.close()
+    const after = openStore()
+    await after.lock()
+    const second = await after.open('a', { create: false })
+    t.same(entries(second), ['k=v'])
+    await second.close()
+    await after.close()
+  })
+
   t.test('reads see a commit as soon as it has resolved', async (t) => {
     const segment = await makeSegment(t)
     const key = bytes('k')

@@ -1,0 +1,57 @@
+import t from 'tap'
+import type { Message } from '../../src/client/message.ts'
+import { BrokerBench } from './broker-bench.ts'
+
+/** Flips a bit in the stored body `text`. */
+function rot(bench: BrokerBench, text: string): void {
+  const { segments } = bench.disk.attach().links
+  for (const { values } of segments.values()) {
+    for (const value of values) {
+      const at = Buffer.from(value.buffer, value.byteOffset, value.length).indexOf(text)
+      if (at >= 0) value[at]! ^= 0x20
+    }
+  }
+}
+
+const textsOf = (messages: readonly Message[]): string[] => messages.map((message) => message.text())
+
+void t.test('a batch that rots on the disk', async (t) => {
+  const restarted = async (planned: boolean) => {
+    const bench = await BrokerBench.serving()
+    const client = await bench.connect()
+    await bench.complete(client.createQueue('orders'))
+    for (const text of ['first', 'second', 'third']) await bench.complete(client.send('orders', text))
+    await bench.complete(client.close())
+    if (planned) await bench.complete(bench.broker.stop())
+    rot(bench, 'second')
+    await bench.restart()
+    return bench
+  }
+  const received = async (bench: BrokerBench) => {
+    const client = await bench.connect()
+    return textsOf(await bench.complete(client.receive('orders', { max: 10 })))
+  }
+
+  await t.test('before a crash is quarantined at the start', async (t) => {
+    const bench = await restarted(false)
+    const [partition] = bench.broker.internals.queues.get('orders')!.partitions
+    t.equal(partition!.halted, null)
+    t.equal(partition!.leader.state.quarantined.size, 1)
+    t.strictSame(bench.logged, ['messages quarantined: their stored bytes do not verify'])
+  })
+  await t.test('before a crash is not served, and all others are', async (t) => {
+    t.strictSame(await received(await restarted(false)), ['first', 'third'])
+  })
+  await t.test('and is quarantined before one more crash stays so', async (t) => {
+    const bench = await restarted(false)
+    await bench.restart()
+    t.equal(bench.logged.length, 1, 'and is told once')
+    t.strictSame(await received(bench), ['first', 'third'])
+  })
+  await t.test('below a checkpoint is found when it would be served', async (t) => {
+    const bench = await restarted(true)
+    t.strictSame(bench.logged, [])
+    t.strictSame(await received(bench), ['first', 'third'])
+    t.strictSame(bench.logged, ['messages quarantined: their stored bytes do not verify'])
+  })
+})
