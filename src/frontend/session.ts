@@ -200,14 +200,6 @@ export class Session {
   }
 
   #hello(hello: Hello): void {
-    const version = Math.min(hello.maxVersion, protocolVersion.max)
-    if (version < Math.max(hello.minVersion, protocolVersion.min)) {
-      throw new MqError(
-        'UNSUPPORTED_VERSION',
-        `the client speaks ${hello.minVersion}–${hello.maxVersion}, this broker ${protocolVersion.min}–${protocolVersion.max}`,
-        { details: { ...protocolVersion } },
-      )
-    }
     if (hello.credentials !== null) {
       throw new MqError('AUTH_FAILED', 'this broker has no users: connect without credentials')
     }
@@ -223,7 +215,8 @@ export class Session {
     this.#connection.send(
       encodeServerFrame({
         op: 'helloOk',
-        version,
+        // Decoding has refused whoever shares no version.
+        version: Math.min(hello.maxVersion, protocolVersion.max),
         clusterId: this.#host.clusterId,
         nodeId: this.#host.nodeId,
         limits: {
