@@ -168,13 +168,14 @@ export class Session {
     } catch (error) {
       if (!(error instanceof RequestError)) throw error
       // Id 0: the fault concerns the connection itself.
-      if (this.#mode === 'handshake' || error.id === 0) return this.close(error.error)
+      if (error.id === 0) return this.close(error.error)
+      if (this.#mode === 'handshake') throw tooEarly()
       this.#begin(error.id)
       this.refuse(error.id, error.error)
       return
     }
     if (this.#mode === 'handshake') {
-      if (frame.op !== 'hello') throw new MqError('UNAUTHENTICATED', 'the first frame must be HELLO')
+      if (frame.op !== 'hello') throw tooEarly()
       this.#hello(frame)
       return
     }
@@ -242,6 +243,10 @@ export class Session {
     for (const giveUp of waiting) giveUp?.()
     this.#host.closed(this, error)
   }
+}
+
+function tooEarly(): MqError {
+  return new MqError('UNAUTHENTICATED', 'the first frame must be HELLO')
 }
 
 function errorFrame(id: RequestId, error: MqError): ServerFrame {
