@@ -534,7 +534,8 @@ function readItems(cursor: Cursor): LeasedRange[] {
     items[i] = {
       leaseEpoch: cursor.integer('items', 0, safeMax),
       lease: cursor.integer('items', 0, safeMax),
-      offset: cursor.integer('items', 0, safeMax),
+      // Its end is a number too.
+      offset: cursor.integer('items', 0, safeMax - limits.batchMessagesMax),
       count: cursor.integer('items', 1, limits.batchMessagesMax),
     }
   }

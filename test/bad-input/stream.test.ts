@@ -1,5 +1,5 @@
 /** Bytes that are no frames, and frames that nobody can trust: the broker says why in one ERROR 0, and closes. */
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { encodeFrame } from '../../src/wire/frame.ts'
 import { op, preface } from '../../src/wire/messages.ts'
 import { limits } from '../../src/types.ts'
@@ -266,7 +266,7 @@ void row('what follows a frame that cuts the connection off is not carried out',
 })
 
 /** Starts a stage whose clock only moves when told. */
-const timed = (name: string, body: (t: import('tap').Test, stage: Stage) => Promise<void>) =>
+const timed = (name: string, body: (t: Test, stage: Stage) => Promise<void>) =>
   t.test(name, async (t) => {
     const stage = await simulatedStage(t)
     await body(t, stage)
