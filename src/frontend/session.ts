@@ -168,13 +168,14 @@ export class Session {
     } catch (error) {
       if (!(error instanceof RequestError)) throw error
       // Id 0: the fault concerns the connection itself.
-      if (this.#mode === 'handshake' || error.id === 0) return this.close(error.error)
+      if (error.id === 0) return this.close(error.error)
+      if (this.#mode === 'handshake') throw tooEarly()
       this.#begin(error.id)
       this.refuse(error.id, error.error)
       return
     }
     if (this.#mode === 'handshake') {
-      if (frame.op !== 'hello') throw new MqError('UNAUTHENTICATED', 'the first frame must be HELLO')
+      if (frame.op !== 'hello') throw tooEarly()
       this.#hello(frame)
       return
     }
@@ -200,14 +201,6 @@ export class Session {
   }
 
   #hello(hello: Hello): void {
-    const version = Math.min(hello.maxVersion, protocolVersion.max)
-    if (version < Math.max(hello.minVersion, protocolVersion.min)) {
-      throw new MqError(
-        'UNSUPPORTED_VERSION',
-        `the client speaks ${hello.minVersion}–${hello.maxVersion}, this broker ${protocolVersion.min}–${protocolVersion.max}`,
-        { details: { ...protocolVersion } },
-      )
-    }
     if (hello.credentials !== null) {
       throw new MqError('AUTH_FAILED', 'this broker has no users: connect without credentials')
     }
@@ -223,7 +216,8 @@ export class Session {
     this.#connection.send(
       encodeServerFrame({
         op: 'helloOk',
-        version,
+        // Decoding has refused whoever shares no version.
+        version: Math.min(hello.maxVersion, protocolVersion.max),
         clusterId: this.#host.clusterId,
         nodeId: this.#host.nodeId,
         limits: {
@@ -249,6 +243,10 @@ export class Session {
     for (const giveUp of waiting) giveUp?.()
     this.#host.closed(this, error)
   }
+}
+
+function tooEarly(): MqError {
+  return new MqError('UNAUTHENTICATED', 'the first frame must be HELLO')
 }
 
 function errorFrame(id: RequestId, error: MqError): ServerFrame {

@@ -10,7 +10,7 @@
  */
 import { Unpackr } from 'msgpackr/unpack'
 import { errorTable, isErrorCode, MqError } from '../errors.ts'
-import { limits, type QueueId } from '../types.ts'
+import { limits, type PartitionId, type QueueId } from '../types.ts'
 import { Cursor, hexOf, invalidField, latin1Of, Writer } from './cursor.ts'
 import { encodeFrame, lengthBytes } from './frame.ts'
 import {
@@ -21,7 +21,9 @@ import {
   type LeasedRange,
   type LookupResult,
   type SendRequest,
+  type Sequenced,
   type ServerFrame,
+  type SettleRequest,
   type WireLimits,
 } from './messages.ts'
 import { scanValue } from './scan.ts'
@@ -250,20 +252,7 @@ function readClientFrame(head: Head): ClientFrame {
         mode: cursor.integer('mode', 0, 1),
       }
     case op.settle:
-      return {
-        op: 'settle',
-        id,
-        queueId: readQueueId(cursor),
-        partition: cursor.integer('partition', 0, limits.partitionsMax - 1),
-        producerId: readProducerId(cursor, 'producerId'),
-        producerEpoch: cursor.integer('producerEpoch', 0, safeMax),
-        sequence: cursor.integer('sequence', 0, safeMax),
-        opening: cursor.integer('opening', 0, safeMax),
-        action: cursor.integer('action', 0, 3),
-        items: readItems(cursor),
-        options: cursor.nil() ? null : readFreeMap(cursor, 'options', freeValueBytesMax),
-        outputs: cursor.nil() ? null : readFreeArray(cursor, 'outputs', freeValueBytesMax),
-      }
+      return readSettle(cursor, id)
     case op.extend:
       return {
         op: 'extend',
@@ -323,21 +312,67 @@ function readHello(head: Head): ClientFrame {
   }
 }
 
+/** Reads what SEND and SETTLE begin with into `frame`, which has the fields already: a spread would cost more. */
+function readSequenced(cursor: Cursor, frame: Addressed): void {
+  frame.queueId = readQueueId(cursor)
+  frame.partition = cursor.integer('partition', 0, limits.partitionsMax - 1)
+  frame.producerId = readProducerId(cursor, 'producerId')
+  frame.producerEpoch = cursor.integer('producerEpoch', 0, uint32Max)
+  frame.sequence = cursor.integer('sequence', 0, safeMax)
+  frame.opening = cursor.integer('opening', 0, safeMax)
+}
+
+interface Addressed extends Sequenced {
+  queueId: QueueId
+  partition: PartitionId
+}
+
 function readSend(cursor: Cursor, id: number): SendRequest {
-  return {
+  const frame: SendRequest = {
     op: 'send',
     id,
-    queueId: readQueueId(cursor),
-    partition: cursor.integer('partition', 0, limits.partitionsMax - 1),
-    producerId: readProducerId(cursor, 'producerId'),
-    producerEpoch: cursor.integer('producerEpoch', 0, safeMax),
-    sequence: cursor.integer('sequence', 0, safeMax),
-    opening: cursor.integer('opening', 0, safeMax),
-    count: cursor.integer('count', 1, limits.batchMessagesMax),
-    crc: cursor.integer('crc', 0, uint32Max),
-    batch: cursor.bin('batch'),
+    queueId: '',
+    partition: 0,
+    producerId: '',
+    producerEpoch: 0,
+    sequence: 0,
+    opening: 0,
+    count: 0,
+    crc: 0,
+    batch: noBytes,
   }
+  readSequenced(cursor, frame)
+  frame.count = cursor.integer('count', 1, limits.batchMessagesMax)
+  frame.crc = cursor.integer('crc', 0, uint32Max)
+  frame.batch = cursor.bin('batch')
+  return frame
 }
+
+function readSettle(cursor: Cursor, id: number): SettleRequest {
+  const frame: SettleRequest = {
+    op: 'settle',
+    id,
+    queueId: '',
+    partition: 0,
+    producerId: '',
+    producerEpoch: 0,
+    sequence: 0,
+    opening: 0,
+    action: 0,
+    items: noItems,
+    options: null,
+    outputs: null,
+  }
+  readSequenced(cursor, frame)
+  frame.action = cursor.integer('action', 0, 3)
+  frame.items = readItems(cursor)
+  frame.options = cursor.nil() ? null : readFreeMap(cursor, 'options', freeValueBytesMax)
+  frame.outputs = cursor.nil() ? null : readFreeArray(cursor, 'outputs', freeValueBytesMax)
+  return frame
+}
+
+const noBytes = new Uint8Array(0)
+const noItems: LeasedRange[] = []
 
 /**
  * What a server sent.
@@ -499,7 +534,8 @@ function readItems(cursor: Cursor): LeasedRange[] {
     items[i] = {
       leaseEpoch: cursor.integer('items', 0, safeMax),
       lease: cursor.integer('items', 0, safeMax),
-      offset: cursor.integer('items', 0, safeMax),
+      // Its end is a number too.
+      offset: cursor.integer('items', 0, safeMax - limits.batchMessagesMax),
       count: cursor.integer('items', 1, limits.batchMessagesMax),
     }
   }

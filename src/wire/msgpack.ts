@@ -4,16 +4,34 @@
  */
 import { Packr } from 'msgpackr/pack'
 import { Unpackr } from 'msgpackr/unpack'
+import { scanValue } from './scan.ts'
 
 const packr = new Packr({ useRecords: false, moreTypes: false, variableMapSize: true })
-const unpackr = new Unpackr({ useRecords: false, mapsAsObjects: true, moreTypes: false })
+const unpackr = new Unpackr({
+  useRecords: false,
+  mapsAsObjects: true,
+  moreTypes: false,
+  int64AsType: 'number',
+})
 
 /** A copy of its own, never a view into the packer's buffer. */
 export function pack(value: unknown): Uint8Array {
   return Uint8Array.prototype.slice.call(packr.pack(value))
 }
 
-/** Bins come out as views into `bytes`. Bytes of a peer are scanned first (`scan.ts`). */
+/**
+ * The one value that `bytes` hold; bins come out as views into them.
+ * @throws Error when they are anything else than PROTOCOL.md allows, integers beyond 2^53 - 1 above all: those would
+ *   come out as neighbouring numbers
+ */
 export function unpack(bytes: Uint8Array): unknown {
+  let end: number
+  try {
+    end = scanValue(bytes, 0, bytes.length)
+  } catch (cause) {
+    // Not the scan's own error: that is an answer to a peer, and these bytes are mostly ours.
+    throw new Error(`no value that this writes: ${(cause as Error).message}`, { cause })
+  }
+  if (end !== bytes.length) throw new Error(`${bytes.length - end} bytes behind the value`)
   return unpackr.unpack(bytes)
 }

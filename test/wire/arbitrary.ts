@@ -66,8 +66,9 @@ function isWritten(value: number): boolean {
   return !Number.isInteger(value) || Number.isSafeInteger(value)
 }
 const freeMap = fc.dictionary(key, free, { maxKeys: 4 }).map((it) => ({ ...it }))
+const offset = upTo(Number.MAX_SAFE_INTEGER - limits.batchMessagesMax)
 const items: fc.Arbitrary<LeasedRange[]> = fc.array(
-  fc.record({ leaseEpoch: safe, lease: safe, offset: safe, count: from1To(limits.batchMessagesMax) }),
+  fc.record({ leaseEpoch: safe, lease: safe, offset, count: from1To(limits.batchMessagesMax) }),
   { minLength: 1, maxLength: 20 },
 )
 const bin = fc.oneof(fc.uint8Array({ maxLength: 300 }), fc.uint8Array({ minLength: 9000, maxLength: 9010 }))
@@ -100,7 +101,7 @@ export const clientFrames: fc.Arbitrary<ClientFrame> = fc.oneof(
     queueId,
     partition,
     producerId,
-    producerEpoch: safe,
+    producerEpoch: upTo(0xffff_ffff),
     sequence: safe,
     opening: safe,
     count: from1To(limits.batchMessagesMax),
@@ -124,7 +125,7 @@ export const clientFrames: fc.Arbitrary<ClientFrame> = fc.oneof(
     queueId,
     partition,
     producerId,
-    producerEpoch: safe,
+    producerEpoch: upTo(0xffff_ffff),
     sequence: safe,
     opening: safe,
     action: upTo(3),
