@@ -356,7 +356,8 @@ export class SharedLog {
   #watchdog(what: string): Timer {
     const { commitTimeoutMs } = this.#options
     return this.#clock.after(commitTimeoutMs, () => {
-      this.#fail(new MqError('STORAGE_FAILED', `${what} took over ${commitTimeoutMs} ms`))
+      const details = { stuck: true }
+      this.#fail(new MqError('STORAGE_FAILED', `${what} took over ${commitTimeoutMs} ms`, { details }))
     })
   }
 
