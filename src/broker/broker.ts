@@ -59,7 +59,10 @@ export interface Broker {
   readonly address: Address
   /** Reasons why it is not ready; none when it serves. */
   readiness(): string[]
-  /** Resolves when the broker had to stop itself: its process should end. */
+  /**
+   * Resolves when the broker had to stop itself: its process should end. With `details.stuck` a system call of the
+   * disk has not returned, and `process.exit` would wait for it.
+   */
   readonly failed: Promise<MqError>
   /**
    * A planned stop; idempotent. Never waits for leases or for clients. When the disk does not end a commit, `failed`
@@ -279,7 +282,10 @@ export class RunningBroker implements Broker {
       return true
     }
     if ((await this.#within(closeTimeoutMs, close())) === true) return
-    this.fail(new MqError('STORAGE_FAILED', 'the disk did not end a commit before the stop was over'))
+    const details = { stuck: true }
+    this.fail(
+      new MqError('STORAGE_FAILED', 'the disk did not end a commit before the stop was over', { details }),
+    )
   }
 
   /** What `promise` resolves with, or undefined when that takes longer than `ms`. */

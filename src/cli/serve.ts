@@ -3,7 +3,8 @@
  * until something ends it:
  *
  *   SIGTERM, SIGINT    the broker stops in order → 0; past the deadline, or at a second signal → 1
- *   broker.failed      it stopped itself, because its disk failed for example → 1
+ *   broker.failed      it stopped itself, because its disk failed for example → 1; while a system call of the disk
+ *                      does not return → SIGKILL to itself
  *   uncaughtException  a defect: nothing in memory can be trusted, so nothing more is written → 1
  *
  * Whatever an abrupt end leaves behind is recovered by the next start, so when in doubt the process ends.
@@ -13,6 +14,7 @@ import pretty from 'pino-pretty'
 import { type Broker, type Logger, startBroker } from '../broker/broker.ts'
 import type { StartOptions } from '../config.ts'
 import type { Clock } from '../env.ts'
+import { MqError } from '../errors.ts'
 import { type HttpServer, startHttp } from '../observe/http.ts'
 import { openLmdbStore } from '../storage/lmdb.ts'
 import { systemClock, systemRandom } from '../system.ts'
@@ -36,7 +38,15 @@ export async function serve(options: StartOptions, json: boolean): Promise<never
     if (line !== undefined) note(line)
     process.exit(code)
   }
-  const fail = (error: unknown): never => exit(exitCodeOf(error), failureLine(error))
+  const fail = (error: unknown): never => {
+    // An orderly exit joins every thread, also the one that is stuck in the disk.
+    if (error instanceof MqError && error.details?.['stuck'] === true) {
+      flushLog()
+      note(failureLine(error))
+      process.kill(process.pid, 'SIGKILL')
+    }
+    return exit(exitCodeOf(error), failureLine(error))
+  }
 
   process.on('uncaughtException', (error) => {
     log.fatal({ err: error }, 'a defect: the broker ends at once, so that it cannot do harm')

@@ -198,7 +198,10 @@ export class EmbeddedStore {
     if (this.#ended !== null) throw this.#ended
     const { commitTimeoutMs } = this.#options
     const watchdog = this.#clock.after(commitTimeoutMs, () => {
-      this.#fail(new MqError('STORAGE_FAILED', `a commit of metadata took over ${commitTimeoutMs} ms`))
+      const details = { stuck: true }
+      this.#fail(
+        new MqError('STORAGE_FAILED', `a commit of metadata took over ${commitTimeoutMs} ms`, { details }),
+      )
     })
     try {
       await this.#segment.commit(puts)

@@ -166,10 +166,16 @@ export function payloadVerifies(entry: Entry): boolean {
 /** Like `decodeEntry`, but the payload is there unverified: see `payloadVerifies`. */
 export function decodeHeader(name: LogName, record: Buffer, at: number): Entry {
   const bytes = record.subarray(at, at + entryLength(record, at))
-  const payload = bytes.subarray(headerBytes)
-  const crc = bytes.readUInt32BE(0)
-  if (headerCrc(name, bytes) !== crc)
+  if (headerCrc(name, bytes) !== bytes.readUInt32BE(0))
     throw new CorruptEntry(`the header of the entry at offset ${readU64(bytes, 24)} has rotted`)
+  return parseEntry(bytes)
+}
+
+/**
+ * An entry whose bytes were verified before, or are those that were written.
+ * @throws MqError NEWER_DATA_FORMAT
+ */
+export function parseEntry(bytes: Buffer): Entry {
   const kind = kindNames[bytes[13]!]
   const flags = bytes.readUInt16BE(14)
   if (bytes[12] !== entryFormat || kind === undefined || kind === '' || flags !== 0) {
@@ -188,10 +194,10 @@ export function decodeHeader(name: LogName, record: Buffer, at: number): Entry {
     producerEpoch: bytes.readUInt32BE(64),
     sequence: readU64(bytes, 72),
     opening: readU64(bytes, 80),
-    crc,
+    crc: bytes.readUInt32BE(0),
     payloadCrc: bytes.readUInt32BE(68),
     chain: bytes.subarray(4, 12),
-    payload,
+    payload: bytes.subarray(headerBytes),
     bytes,
   }
 }

@@ -409,14 +409,22 @@ export class Leader<Ref> {
     invariant(this.#highWatermark <= this.state.logEnd, 'the watermark is within the log')
   }
 
-  /** Is this request new, one whose outcome is known, or one to refuse (and refused by now)? */
+  /**
+   * Is this request new, one whose outcome is known, or one to refuse (and refused by now)? What the fold knows holds
+   * whether or not this leader still serves, or serves yet: who asks again for something that was done is never told
+   * that it was refused.
+   */
   #admit(ref: Ref, event: Sequenced, crc: number): 'new' | 'refused' | Outcome {
-    if (this.#refuseUnlessLeading(ref)) return 'refused'
+    if (this.#mode === 'starting') {
+      this.#refuseUnlessLeading(ref)
+      return 'refused'
+    }
     if (event.producerEpoch > producerEpochMax) {
       return this.#refuse(ref, 'INVALID_FIELD', `a producer epoch is at most ${producerEpochMax}`)
     }
     const producer = this.state.producers.get(event.producerId)
     if (producer === undefined || event.producerEpoch > producer.epoch) {
+      if (this.#refuseUnlessLeading(ref)) return 'refused'
       // Opened in a part of the log that a crash took, or nowhere: remembered, it would lift the floor above the log.
       if (event.opening > this.state.logEnd) {
         return this.#refuse(
@@ -462,6 +470,7 @@ export class Leader<Ref> {
   }
 
   #admitNew(ref: Ref): 'new' | 'refused' {
+    if (this.#refuseUnlessLeading(ref)) return 'refused'
     if (this.#awaiting.length - this.#awaitingHead < this.#options.awaitingMax) return 'new'
     return this.#refuse(ref, 'THROTTLED', 'too many requests wait for the disk')
   }

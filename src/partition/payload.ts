@@ -3,7 +3,10 @@ import type { Epoch, LeaseId, Offset, ProducerId } from '../types.ts'
 import { pack, unpack } from '../wire/msgpack.ts'
 import { CorruptEntry, type Entry } from './entry.ts'
 
-/** Flat `offset, count, …`, ascending and not touching. */
+/**
+ * Flat `offset, count, …`, in the order in which they were decided: that of a settle's items, that in which leases ran
+ * out. No message is in two of them, but for what a settle refused, where a client may have named it twice.
+ */
 export type Ranges = number[]
 
 /** A lease as a planned stop writes it down. */

@@ -25,6 +25,7 @@ import {
 import { PartitionState } from '../partition/fold.ts'
 import { decodeBody, type Ranges } from '../partition/payload.ts'
 import type { Offset } from '../types.ts'
+import { EntryCache, PartitionEntries } from './entry-cache.ts'
 
 export interface LogOptions {
   /** Size at which the log rolls on to the next segment, in bytes. */
@@ -37,6 +38,8 @@ export interface LogOptions {
   fullRetryMs: number
   /** A commit that takes longer has failed, as far as anybody can tell, in milliseconds. */
   commitTimeoutMs: number
+  /** Memory for the entries that were committed or read last, of all partitions together; 0: none. */
+  cacheBytes: number
 }
 
 export const logDefaults: LogOptions = {
@@ -45,6 +48,7 @@ export const logDefaults: LogOptions = {
   queuedBytesMax: 32 << 20,
   fullRetryMs: 500,
   commitTimeoutMs: 60_000,
+  cacheBytes: 32 << 20,
 }
 
 export interface LogEvents {
@@ -81,6 +85,7 @@ const smallEntryBytes = 4096
 const recordBytesMax = 64 << 10
 
 export class SharedLog {
+  readonly cache: EntryCache
   readonly #store: Store
   readonly #clock: Clock
   readonly #options: LogOptions
@@ -111,6 +116,7 @@ export class SharedLog {
     this.#segments = segments
     this.#options = options
     this.#events = events
+    this.cache = new EntryCache(options.cacheBytes)
   }
 
   /** Opens the segments of a locked store, and the first one where there is none. */
@@ -296,6 +302,7 @@ export class SharedLog {
       if (log.extents.at(-1)?.segment !== segment) log.extents.push({ segment, first: base })
       if (log.told === log.durableEnd) touched.push(log)
       log.durableEnd = end
+      log.cached.committed(bytes, base, end)
     }
     for (const log of touched) {
       log.told = log.durableEnd
@@ -356,7 +363,8 @@ export class SharedLog {
   #watchdog(what: string): Timer {
     const { commitTimeoutMs } = this.#options
     return this.#clock.after(commitTimeoutMs, () => {
-      this.#fail(new MqError('STORAGE_FAILED', `${what} took over ${commitTimeoutMs} ms`))
+      const details = { stuck: true }
+      this.#fail(new MqError('STORAGE_FAILED', `${what} took over ${commitTimeoutMs} ms`, { details }))
     })
   }
 
@@ -398,12 +406,14 @@ export class PartitionLog {
   readonly extents: Extent[] = []
   /** Everything below `end` is on disk; called once a commit, with rising ends. */
   onDurable: (end: Offset) => void = () => undefined
+  /** @internal */
+  readonly cached: PartitionEntries
   readonly #shared: SharedLog
-  #last: Entry | undefined
 
   constructor(name: LogName, shared: SharedLog) {
     this.name = name
     this.#shared = shared
+    this.cached = new PartitionEntries(shared.cache)
     this.endKey = this.key(Number.MAX_SAFE_INTEGER)
     this.checkpointKey = Buffer.concat([Uint8Array.of(checkpointPrefix), name.bytes])
   }
@@ -423,12 +433,13 @@ export class PartitionLog {
   }
 
   /**
-   * The entry that holds `offset`, which is below `durableEnd`, verified, in memory of its own.
+   * The entry that holds `offset`, which is below `durableEnd`: as it was appended, or verified, in memory that does
+   * not change.
    * @throws CorruptEntry when it is not there as it was written
    */
   read(offset: Offset): Entry {
-    const last = this.#last
-    if (last !== undefined && offset >= last.base && offset < last.base + last.count) return last
+    const cached = this.cached.find(offset)
+    if (cached !== null) return cached
     const found = this.#segmentOf(offset)?.floor(this.key(offset))
     if (found === undefined || !this.owns(found.key))
       throw new CorruptEntry(`no record holds offset ${offset}`)
@@ -441,7 +452,7 @@ export class PartitionLog {
       at += length
     }
     const entry = decodeEntry(this.name, Buffer.from(value.subarray(at, at + entryLength(value, at))), 0)
-    this.#last = entry
+    this.cached.read(entry)
     return entry
   }
 

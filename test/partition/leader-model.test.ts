@@ -109,9 +109,10 @@ class Model {
 
   /** The answer to a request that is not new, or null. */
   #known(ref: string, who: string, sequence: number, text: string): boolean {
-    if (!this.leading) return this.#answer(ref, 'STOPPING')
     const outcomes = this.outcomes.get(who) ?? []
-    if (outcomes.length === 0 || sequence > outcomes.at(-1)!.sequence) return false
+    if (outcomes.length === 0 || sequence > outcomes.at(-1)!.sequence) {
+      return this.leading ? false : this.#answer(ref, 'STOPPING')
+    }
     const outcome = outcomes.find((o) => o.sequence === sequence)
     if (outcome !== undefined) {
       if (outcome.text !== text) return this.#answer(ref, 'DUPLICATE_MISMATCH')

@@ -344,6 +344,28 @@ void t.test('records', async (t) => {
   })
 })
 
+void t.test('what has just been committed', async (t) => {
+  await t.test('is read from memory', async (t) => {
+    const disk = await Disk.open()
+    const writer = disk.partition()
+    const bases = Array.from({ length: 5 }, () => writer.batch(2))
+    await disk.flushed()
+    for (const base of bases) writer.log.read(base)
+    t.match(disk.log.cache, { hits: 5, misses: 0 })
+  })
+  await t.test('is read from the disk, and verified, when there is no memory for it', async (t) => {
+    const disk = await Disk.open({ cacheBytes: 0 })
+    const writer = disk.partition()
+    const bases = Array.from({ length: 5 }, () => writer.batch(2))
+    await disk.flushed()
+    t.strictSame(
+      bases.map((base) => writer.log.read(base).base),
+      bases,
+    )
+    t.match(disk.log.cache, { hits: 0, misses: 5 })
+  })
+})
+
 void t.test('reading', async (t) => {
   await t.test('an offset beyond the end finds nothing', async (t) => {
     const disk = await Disk.open()

@@ -1,0 +1,186 @@
+/**
+ * The entries that were committed or read last, of all partitions of this process, in bounded memory, oldest out
+ * first. A consumer that keeps up with the producers is served from here: nothing is read, copied or verified again.
+ *
+ * It keeps the very bytes that were appended, which nobody changes any more. Where they are a small part of the memory
+ * that holds them, as a small batch is of what a socket read, they are copied: else a kilobyte would keep a whole
+ * chunk.
+ */
+import { entryKind, parseEntry, type Entry } from '../partition/entry.ts'
+import type { Offset } from '../types.ts'
+
+/** What an entry costs beside its bytes, roughly. */
+const overheadBytes = 256
+/** Entries up to this size are copied into slabs of ours. */
+const smallEntryBytes = 4096
+const slabBytes = 64 << 10
+
+/** One entry that is there; a link of the list of all of them, by age. */
+interface Cached {
+  readonly base: Offset
+  readonly end: Offset
+  readonly bytes: Buffer
+  readonly costBytes: number
+  readonly owner: PartitionEntries
+  /** Parsed when it is first asked for. */
+  entry: Entry | null
+  older: Cached | null
+  newer: Cached | null
+}
+
+export class EntryCache {
+  /** Reads answered from here, and those that were not. */
+  hits = 0
+  misses = 0
+  readonly #bytesMax: number
+  #bytes = 0
+  #oldest: Cached | null = null
+  #newest: Cached | null = null
+  #slab = Buffer.alloc(0)
+  #slabUsed = 0
+
+  constructor(bytesMax: number) {
+    this.#bytesMax = bytesMax
+  }
+
+  /** Memory that is kept, at most `bytesMax`. */
+  get bytes(): number {
+    return this.#bytes
+  }
+
+  /** @internal Null when it is too large to be kept at all. */
+  add(owner: PartitionEntries, bytes: Uint8Array, base: Offset, end: Offset): Cached | null {
+    const kept = this.#keep(bytes)
+    const costBytes =
+      overheadBytes + (bytes.length <= smallEntryBytes ? bytes.length : kept.buffer.byteLength)
+    if (costBytes > this.#bytesMax) return null
+    const cached: Cached = {
+      base,
+      end,
+      bytes: kept,
+      costBytes,
+      owner,
+      entry: null,
+      older: this.#newest,
+      newer: null,
+    }
+    if (this.#newest === null) this.#oldest = cached
+    else this.#newest.newer = cached
+    this.#newest = cached
+    this.#bytes += costBytes
+    while (this.#bytes > this.#bytesMax) {
+      const oldest = this.#oldest!
+      this.remove(oldest)
+      oldest.owner.forget(oldest)
+    }
+    return cached
+  }
+
+  /** @internal Its owner has forgotten it, or is about to. */
+  remove(cached: Cached): void {
+    const { older, newer } = cached
+    if (older === null) this.#oldest = newer
+    else older.newer = newer
+    if (newer === null) this.#newest = older
+    else newer.older = older
+    this.#bytes -= cached.costBytes
+  }
+
+  #keep(bytes: Uint8Array): Buffer {
+    const { length } = bytes
+    if (length > smallEntryBytes) {
+      if (bytes.buffer.byteLength <= 2 * length) return Buffer.from(bytes.buffer, bytes.byteOffset, length)
+      const copy = Buffer.allocUnsafeSlow(length)
+      copy.set(bytes)
+      return copy
+    }
+    if (this.#slabUsed + length > this.#slab.length) {
+      this.#slab = Buffer.allocUnsafeSlow(slabBytes)
+      this.#slabUsed = 0
+    }
+    const copy = this.#slab.subarray(this.#slabUsed, this.#slabUsed + length)
+    copy.set(bytes)
+    this.#slabUsed += length
+    return copy
+  }
+}
+
+/** What the cache has of one partition. */
+export class PartitionEntries {
+  readonly #cache: EntryCache
+  /** Of what was appended, ascending by offset, and so by age. `#head` items at the front are gone. */
+  #appended: (Cached | null)[] = []
+  #head = 0
+  /** Where the last hit was: the next is mostly there, or right behind. */
+  #hint = 0
+  /** What was last read from the store: small receives come back to it. */
+  #read: Cached | null = null
+
+  constructor(cache: EntryCache) {
+    this.#cache = cache
+  }
+
+  /** An entry is on the disk, and may be asked for. */
+  committed(bytes: Uint8Array, base: Offset, end: Offset): void {
+    if (bytes[13] !== entryKind.batch) return
+    const cached = this.#cache.add(this, bytes, base, end)
+    if (cached !== null) this.#appended.push(cached)
+  }
+
+  /** An entry was read from the store, and verified. */
+  read(entry: Entry): void {
+    if (this.#read !== null) this.#cache.remove(this.#read)
+    this.#read = this.#cache.add(this, entry.bytes, entry.base, entry.base + entry.count)
+  }
+
+  /** The entry that holds `offset`, if it is here. */
+  find(offset: Offset): Entry | null {
+    const cached = this.#find(offset)
+    if (cached === null) {
+      this.#cache.misses++
+      return null
+    }
+    this.#cache.hits++
+    return (cached.entry ??= parseEntry(cached.bytes))
+  }
+
+  /** @internal The cache has let it go. */
+  forget(cached: Cached): void {
+    if (cached === this.#read) {
+      this.#read = null
+      return
+    }
+    this.#appended[this.#head++] = null
+    if (this.#head < 256 || this.#head * 2 < this.#appended.length) return
+    this.#appended.splice(0, this.#head)
+    this.#hint -= this.#head
+    this.#head = 0
+  }
+
+  #find(offset: Offset): Cached | null {
+    const read = this.#read
+    if (read !== null && holds(read, offset)) return read
+    const appended = this.#appended
+    let low = this.#head
+    let high = appended.length
+    if (low === high || offset < appended[low]!.base || offset >= appended[high - 1]!.end) return null
+    for (let i = Math.max(low, this.#hint); i < Math.min(high, this.#hint + 2); i++) {
+      if (!holds(appended[i]!, offset)) continue
+      this.#hint = i
+      return appended[i]!
+    }
+    // The last one that begins at or below `offset`.
+    while (high - low > 1) {
+      const middle = (low + high) >> 1
+      if (appended[middle]!.base <= offset) low = middle
+      else high = middle
+    }
+    if (!holds(appended[low]!, offset)) return null
+    this.#hint = low
+    return appended[low]!
+  }
+}
+
+function holds(cached: Cached, offset: Offset): boolean {
+  return offset >= cached.base && offset < cached.end
+}

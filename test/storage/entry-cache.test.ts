@@ -1,0 +1,187 @@
+import { crc32 } from 'node:zlib'
+import t from 'tap'
+import { chainStart, encodeEntry, headerBytes, logName, type EntryKind } from '../../src/partition/entry.ts'
+import { EntryCache, PartitionEntries } from '../../src/storage/entry-cache.ts'
+import { SeededRandom } from '../../src/sim/random.ts'
+
+const orders = logName('aa'.repeat(16), 0)
+const overheadBytes = 256
+
+/** An entry of `count` messages in `bytes` bytes; `headroom` is memory that lies before it, and as much behind. */
+function entry(base: number, count: number, bytes = 1000, kind: EntryKind = 'batch', headroom = 88): Buffer {
+  const memory = Buffer.alloc(2 * headroom + bytes - headerBytes, base % 251)
+  const payload = memory.subarray(headroom, headroom + bytes - headerBytes)
+  const header = {
+    kind,
+    count,
+    base,
+    epoch: 1,
+    timeMs: 5,
+    producerId: 'p'.repeat(16),
+    producerEpoch: 0,
+    sequence: base,
+    opening: 0,
+  }
+  return encodeEntry(orders, header, payload, crc32(payload), chainStart, headroom)
+}
+
+/** A partition whose entries of `count` messages each, from offset 0 up, are committed. */
+function filled(cache: EntryCache, entries: number, count = 10, bytes = 1000): PartitionEntries {
+  const partition = new PartitionEntries(cache)
+  for (let i = 0; i < entries; i++)
+    partition.committed(entry(i * count, count, bytes), i * count, (i + 1) * count)
+  return partition
+}
+
+void t.test('what was committed', async (t) => {
+  await t.test('is found by any of its offsets', async (t) => {
+    const partition = filled(new EntryCache(1 << 20), 20)
+    const wrong: number[] = []
+    for (let offset = 0; offset < 200; offset++)
+      if (partition.find(offset)?.base !== offset - (offset % 10)) wrong.push(offset)
+    t.strictSame(wrong, [])
+  })
+  await t.test('is as it was written', async (t) => {
+    const partition = filled(new EntryCache(1 << 20), 3)
+    const found = partition.find(10)!
+    t.match(found, { kind: 'batch', base: 10, count: 10, epoch: 1, timeMs: 5, sequence: 10 })
+    t.strictSame(found.bytes, entry(10, 10))
+    t.equal(found.payloadCrc, crc32(found.payload))
+  })
+  await t.test('is not found beyond the last, nor before the first', async (t) => {
+    const partition = new PartitionEntries(new EntryCache(1 << 20))
+    t.equal(partition.find(0), null)
+    partition.committed(entry(5, 2), 5, 7)
+    t.strictSame([partition.find(4), partition.find(7)], [null, null])
+  })
+  await t.test('is kept if it holds messages', async (t) => {
+    const cache = new EntryCache(1 << 20)
+    const partition = new PartitionEntries(cache)
+    partition.committed(entry(0, 1, 1000, 'settle'), 0, 1)
+    partition.committed(entry(1, 2), 1, 3)
+    t.strictSame([partition.find(0), partition.find(2)?.base], [null, 1])
+    t.equal(cache.bytes, 1000 + overheadBytes)
+  })
+  await t.test('is not mixed with what another partition has at that offset', async (t) => {
+    const cache = new EntryCache(1 << 20)
+    const [first, second] = [filled(cache, 1, 10), filled(cache, 1, 3)]
+    t.strictSame([first.find(2)?.count, second.find(2)?.count], [10, 3])
+  })
+})
+
+void t.test('what was read from the store', async (t) => {
+  await t.test('is found again', async (t) => {
+    const cache = new EntryCache(1 << 20)
+    const partition = filled(cache, 1)
+    const read = filled(new EntryCache(1 << 20), 8).find(70)!
+    t.equal(partition.find(75), null)
+    partition.read(read)
+    t.equal(partition.find(75)?.base, 70)
+    t.equal(partition.find(5)?.base, 0, 'beside what was committed')
+  })
+  await t.test('is there until another one is', async (t) => {
+    const cache = new EntryCache(1 << 20)
+    const partition = new PartitionEntries(cache)
+    const source = filled(new EntryCache(1 << 20), 8)
+    for (const offset of [0, 10, 20]) partition.read(source.find(offset)!)
+    t.strictSame([partition.find(5), partition.find(15), partition.find(25)?.base], [null, null, 20])
+    t.equal(cache.bytes, 1000 + overheadBytes)
+  })
+})
+
+void t.test('past its bound', async (t) => {
+  await t.test('the oldest goes first, whosever it is', async (t) => {
+    const cache = new EntryCache(4 * (1000 + overheadBytes))
+    const first = filled(cache, 2)
+    const second = filled(cache, 3)
+    t.equal(first.find(0), null)
+    t.equal(first.find(10)?.base, 10)
+    t.equal(second.find(0)?.base, 0)
+  })
+  await t.test('so does what was read', async (t) => {
+    const cache = new EntryCache(2 * (1000 + overheadBytes))
+    const partition = new PartitionEntries(cache)
+    partition.read(filled(new EntryCache(1 << 20), 1).find(0)!)
+    filled(cache, 2)
+    t.equal(partition.find(0), null)
+    t.doesNotThrow(() => partition.read(filled(new EntryCache(1 << 20), 1).find(0)!))
+  })
+  await t.test('an entry larger than it is not kept, and drives nothing out', async (t) => {
+    const cache = new EntryCache(3000)
+    const partition = filled(cache, 1)
+    partition.committed(entry(10, 1, 5000), 10, 11)
+    t.strictSame([partition.find(0)?.base, partition.find(10)], [0, null])
+  })
+  await t.test('without room nothing is kept', async (t) => {
+    const cache = new EntryCache(0)
+    t.equal(filled(cache, 3).find(0), null)
+    t.equal(cache.bytes, 0)
+  })
+})
+
+void t.test('memory', async (t) => {
+  await t.test('that holds little else is kept as it is', async (t) => {
+    const cache = new EntryCache(1 << 20)
+    const partition = new PartitionEntries(cache)
+    const bytes = entry(0, 1, 10_000)
+    partition.committed(bytes, 0, 1)
+    t.equal(partition.find(0)!.bytes.buffer, bytes.buffer)
+    t.equal(cache.bytes, bytes.buffer.byteLength + overheadBytes, 'and counted whole')
+  })
+  await t.test('of which an entry is a small part is left', async (t) => {
+    const cache = new EntryCache(1 << 20)
+    const partition = new PartitionEntries(cache)
+    partition.committed(entry(0, 1, 10_000, 'batch', 30_000), 0, 1)
+    t.equal(partition.find(0)!.bytes.buffer.byteLength, 10_000)
+  })
+  await t.test('of small entries is shared', async (t) => {
+    const cache = new EntryCache(1 << 20)
+    const partition = new PartitionEntries(cache)
+    for (let i = 0; i < 100; i++) partition.committed(entry(i, 1, 200, 'batch', 60_000), i, i + 1)
+    const kept = new Set(Array.from({ length: 100 }, (_, i) => partition.find(i)!.bytes.buffer))
+    t.equal(kept.size, 1)
+    t.strictSame(partition.find(7)!.bytes, entry(7, 1, 200))
+  })
+})
+
+void t.test('hits and misses are counted', async (t) => {
+  const cache = new EntryCache(1 << 20)
+  const partition = filled(cache, 2)
+  for (const offset of [0, 1, 15, 20, 99]) partition.find(offset)
+  t.strictSame([cache.hits, cache.misses], [3, 2])
+})
+
+void t.test('whatever is committed, read and driven out, what is found is right', async (t) => {
+  const random = new SeededRandom(7)
+  const cache = new EntryCache(40_000)
+  const partitions = Array.from({ length: 3 }, () => new PartitionEntries(cache))
+  const ends = [0, 0, 0]
+  const written: Buffer[][] = [[], [], []]
+  let wrong = 0
+  for (let step = 0; step < 20_000; step++) {
+    const which = random.int(3)
+    const partition = partitions[which]!
+    const end = ends[which]!
+    if (random.chance(0.4) || end === 0) {
+      const count = 1 + random.int(5)
+      const kind = random.chance(0.2) ? 'settle' : 'batch'
+      const bytes = entry(end, count, 100 + random.int(3000), kind)
+      written[which]!.push(bytes)
+      partition.committed(bytes, end, end + count)
+      ends[which] = end + count
+    } else {
+      const offset = random.chance(0.7) ? Math.max(0, end - 1 - random.int(60)) : random.int(end)
+      const found = partition.find(offset)
+      if (found === null) continue
+      const isRight =
+        found.base <= offset &&
+        found.base + found.count > offset &&
+        written[which]!.some((bytes) => Buffer.compare(bytes, found.bytes) === 0)
+      if (!isRight) wrong++
+      if (random.chance(0.1)) partition.read(found)
+    }
+    if (cache.bytes > 40_000) wrong++
+  }
+  t.equal(wrong, 0)
+  t.ok(cache.hits > 1000 && cache.misses > 1000, `${cache.hits} hits, ${cache.misses} misses`)
+})
