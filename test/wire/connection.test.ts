@@ -277,6 +277,7 @@ t.test('while we do not read, the peer is neither silent nor slow', (t) => {
   clock.advance(60_000)
   t.equal(socket.state, 'open')
   connection.resume()
+  clock.advance(0)
   t.notOk(socket.paused)
   clock.advance(3 * heartbeatMs - 1)
   t.equal(socket.state, 'open')
