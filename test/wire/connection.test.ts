@@ -286,6 +286,64 @@ t.test('while we do not read, the peer is neither silent nor slow', (t) => {
   t.end()
 })
 
+t.test('what came before a pause is handed out once we read on, at the end of that turn', (t) => {
+  const { clock, socket, frames, connection } = openServer({
+    onFrame: (bytes) => {
+      frames.push(plainDecode(bytes))
+      if (frames.length === 1) connection.pause()
+    },
+  })
+  socket.receive(Buffer.concat([lookup, lookup, lookup]))
+  t.equal(frames.length, 1)
+  connection.resume()
+  t.equal(frames.length, 1, 'never within the call')
+  t.ok(socket.paused, 'and nothing new before it')
+  clock.advance(0)
+  t.equal(frames.length, 3)
+  t.notOk(socket.paused)
+  t.end()
+})
+
+t.test('resumed and paused again in one turn, it stays paused; the other way round it reads on once', (t) => {
+  const { clock, socket, frames, connection } = openServer()
+  connection.pause()
+  socket.receive(lookup)
+  connection.resume()
+  connection.pause()
+  clock.advance(0)
+  t.ok(socket.paused)
+  t.equal(frames.length, 0)
+  connection.resume()
+  connection.pause()
+  connection.resume()
+  clock.advance(0)
+  t.notOk(socket.paused)
+  t.equal(frames.length, 1)
+  t.end()
+})
+
+t.test('what was kept in a pause and cannot be trusted ends the connection', (t) => {
+  const { clock, socket, connection } = openServer()
+  connection.pause()
+  socket.receive(Uint8Array.of(0, 0, 0, 0))
+  connection.resume()
+  clock.advance(0)
+  t.equal(lastError(socket), 'BAD_FRAME')
+  t.end()
+})
+
+t.test('a connection that ends between a resume and the end of its turn reads on all the same', (t) => {
+  const { clock, socket, frames, connection } = openServer()
+  connection.pause()
+  socket.receive(lookup)
+  connection.resume()
+  connection.end()
+  t.notOk(socket.paused)
+  clock.advance(0)
+  t.equal(frames.length, 0)
+  t.end()
+})
+
 t.test('a frame that was under way when we paused has its 10 s from when we read on', (t) => {
   const { clock, socket, connection } = openServer()
   socket.receive(lookup.subarray(0, 5))
