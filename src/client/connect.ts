@@ -1,5 +1,6 @@
 import type { ClientEnv } from '../env.ts'
 import { MqError } from '../errors.ts'
+import { AbortWatch } from './abort-watch.ts'
 import { Activity } from './activity.ts'
 import { BuilderPool } from './builder-pool.ts'
 import { MqClient } from './client.ts'
@@ -45,6 +46,7 @@ export async function connectWith(env: ClientEnv, options: ConnectOptions = {}):
     deadlines: new Deadlines(clock),
     activity: new Activity(),
     turn: new Turn(clock),
+    aborts: new AbortWatch(),
     failsOffline,
     checkOpen() {
       if (gate.closed !== null) throw gate.closed

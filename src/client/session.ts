@@ -13,6 +13,7 @@ import { MqError } from '../errors.ts'
 import { limits, type ProducerId } from '../types.ts'
 import { decodeServerFrame, encodeClientFrame, RequestError } from '../wire/codec.ts'
 import { Connection } from '../wire/connection.ts'
+import { lengthBytes } from '../wire/frame.ts'
 import { protocolVersion, type RequestId, type ServerFrame, type WireLimits } from '../wire/messages.ts'
 import type { ClientEvents } from './events.ts'
 import type { Emitter } from './emitter.ts'
@@ -25,8 +26,11 @@ export type ErrorAnswer = Extract<ServerFrame, { op: 'error' }>
 export interface Request {
   /** The frame, in chunks. Called each time the request is put on a connection: from then on a broker may do it. */
   encode(id: RequestId): readonly Uint8Array[]
-  /** It has left the table. */
-  answered(answer: Answer): void
+  /**
+   * Its answer, during which it still stands in the table.
+   * @returns whether it keeps its place there, to be asked again: by `resume`, or on the next connection
+   */
+  answered(answer: Answer): boolean
   /**
    * The connection it was put on has ended without an answer.
    * @returns whether it is to be sent again; else it leaves the table
@@ -140,6 +144,13 @@ export class Session {
     return id
   }
 
+  /** Puts a request that kept its place on the connection, unless it is there already. */
+  resume(id: RequestId): void {
+    const entry = this.#table.get(id)
+    if (entry === undefined || this.#state !== 'ready' || entry.writtenOn === this.#number) return
+    this.#write(id, entry)
+  }
+
   /** Takes a request out of the table; with `tell`, the broker hears that nobody waits for it. */
   forget(id: RequestId, tell: boolean): void {
     if (tell) this.cancel(id)
@@ -186,7 +197,29 @@ export class Session {
 
   #write(id: RequestId, entry: Entry): void {
     entry.writtenOn = this.#number
-    this.#connection!.send(...entry.request.encode(id))
+    const chunks = entry.request.encode(id)
+    let bytes = -lengthBytes
+    for (const chunk of chunks) bytes += chunk.length
+    const { frameBytesMax } = this.#limits
+    if (bytes <= frameBytesMax) {
+      this.#connection!.send(...chunks)
+      return
+    }
+    // The broker would end the connection, and that of each attempt to send it again.
+    const message = `a request of ${bytes} bytes; a frame has at most ${frameBytesMax}`
+    this.#answer(id, entry, {
+      op: 'error',
+      id,
+      code: 'FRAME_TOO_LARGE',
+      message,
+      retryable: false,
+      details: { bytes, frameBytesMax },
+    })
+  }
+
+  #answer(id: RequestId, entry: Entry, answer: Answer): void {
+    entry.writtenOn = 0
+    if (!entry.request.answered(answer)) this.#table.delete(id)
   }
 
   // -------------------------------------------------------------------------------------------------------------
@@ -249,7 +282,7 @@ export class Session {
       heartbeatMs: hello.limits.heartbeatMs,
     })
     this.#enter('ready')
-    for (const [id, entry] of this.#table) this.#write(id, entry)
+    for (const id of this.#table.keys()) this.resume(id)
     this.#opening?.resolve()
     this.#opening = null
     if (!isFirst) this.#events.emit('reconnect')
@@ -313,8 +346,7 @@ export class Session {
       const entry = this.#table.get(frame.id)
       // An answer to nobody: the request was given up in the meantime.
       if (entry === undefined || entry.writtenOn !== this.#number) return
-      this.#table.delete(frame.id)
-      entry.request.answered(frame)
+      this.#answer(frame.id, entry, frame)
       this.#leaveIfDone()
     }
   }
