@@ -1,10 +1,11 @@
 /** Gathers the acks of one partition: those of a turn, or of a wait for room, leave as ranges in one SETTLE. */
-import { MqError } from '../errors.ts'
+import { invariant, MqError } from '../errors.ts'
 import { limits, type Epoch, type LeaseId, type Offset, type PartitionId } from '../types.ts'
 import { encodeClientFrame } from '../wire/codec.ts'
 import { settleAction, type LeasedRange, type RequestId, type Sequenced } from '../wire/messages.ts'
 import type { Channel, SequencedWork } from './channel.ts'
 import { checkOnline, type Core } from './core.ts'
+import { Fifo } from './fifo.ts'
 import { isGone, unexpected, type Queue } from './queues.ts'
 import type { Answer } from './session.ts'
 import type { TurnWork } from './turn.ts'
@@ -18,7 +19,8 @@ export interface AckTarget {
 
 /** Requests of one partition on their way before the next settle waits and grows. */
 const aheadMax = 4
-/** Ranges in one SETTLE. */
+/** Acks in one batch, and ranges in one SETTLE. */
+const acksMax = limits.batchMessagesMax
 const itemsMax = Math.min(4096, limits.batchMessagesMax)
 
 /** A message as its lease names it. */
@@ -39,6 +41,8 @@ export class Acker implements TurnWork {
   readonly #core: Core
   readonly #queue: Queue
   readonly #channel: Channel
+  /** Complete, and waiting for room. */
+  readonly #full = new Fifo<AckBatch>()
   #open: AckBatch | null = null
 
   constructor(core: Core, queue: Queue, channel: Channel) {
@@ -48,7 +52,7 @@ export class Acker implements TurnWork {
   }
 
   get isIdle(): boolean {
-    return this.#open === null
+    return this.#open === null && this.#full.size === 0
   }
 
   /**
@@ -62,6 +66,10 @@ export class Acker implements TurnWork {
       this.#queue.begins()
     }
     this.#open.add(leased, target, dueMs, signal)
+    if (this.#open.length === acksMax) {
+      this.#full.push(this.#open)
+      this.#open = null
+    }
     this.#core.turn.add(this)
   }
 
@@ -73,15 +81,23 @@ export class Acker implements TurnWork {
   pump(): void {
     // Without a connection acks stay here: what is given up before it leaves was certainly not done.
     while (
-      this.#open !== null &&
+      !this.isIdle &&
       this.#core.session.isReady &&
       this.#channel.hasRoom &&
       this.#channel.unanswered < 2 * aheadMax
     ) {
-      const batch = this.#open
-      this.#open = batch.seal()
+      const batch = this.#next()
+      const rest = batch.seal()
+      if (rest !== null) this.#full.push(rest)
       if (batch.isWanted) this.#channel.submit(batch)
     }
+  }
+
+  #next(): AckBatch {
+    const batch = this.#full.shift() ?? this.#open
+    invariant(batch !== null, 'there is a batch')
+    if (batch === this.#open) this.#open = null
+    return batch
   }
 }
 
@@ -105,6 +121,10 @@ class AckBatch implements SequencedWork {
   add(leased: Leased, target: AckTarget, dueMs: number, signal: AbortSignal | undefined): void {
     this.#leased.push(leased)
     this.#waiters.add(target, dueMs, signal)
+  }
+
+  get length(): number {
+    return this.#leased.length
   }
 
   /** Somebody still waits for it. */

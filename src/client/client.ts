@@ -159,7 +159,10 @@ export class MqClient {
    * with CLOSED. Never rejects, never waits for a dead server. Idempotent.
    */
   close(options: { timeoutMs?: number | undefined } = {}): Promise<void> {
-    this.#closing ??= this.#close(options.timeoutMs ?? defaults.closeTimeoutMs)
+    const { timeoutMs } = options
+    // Whoever closes can't be refused for how it is done.
+    const isTime = typeof timeoutMs === 'number' && timeoutMs >= 0
+    this.#closing ??= this.#close(isTime ? timeoutMs : defaults.closeTimeoutMs)
     return this.#closing
   }
 
