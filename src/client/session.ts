@@ -15,6 +15,7 @@ import { decodeServerFrame, encodeClientFrame, RequestError } from '../wire/code
 import { Connection } from '../wire/connection.ts'
 import { lengthBytes } from '../wire/frame.ts'
 import { protocolVersion, type RequestId, type ServerFrame, type WireLimits } from '../wire/messages.ts'
+import { failedBefore } from './ending.ts'
 import type { ClientEvents } from './events.ts'
 import type { Emitter } from './emitter.ts'
 
@@ -50,7 +51,8 @@ export interface SessionOptions {
   readonly clientId: ProducerId
   /** Whether a first round over all servers without success ends `open`. */
   readonly failsOffline: boolean
-  readonly dialTimeoutMs: number
+  /** What one server gets, from dialing it to its HELLO_OK. */
+  readonly attemptTimeoutMs: number
 }
 
 /** Requests in the table at most, beside what is bounded elsewhere. */
@@ -87,6 +89,7 @@ export class Session {
   #roundStart = 0
   /** Rounds over all servers that failed since a connection was last seen to work. */
   #failedRounds = 0
+  /** Of the attempt, or of the pause before the next. */
   #timer: Timer | null = null
   readonly #ended = new AbortController()
   #lastError: MqError | null = null
@@ -228,7 +231,12 @@ export class Session {
   #dial(): void {
     this.#enter('dialing')
     const address = this.#options.servers[this.#server]!
-    const options = { timeoutMs: this.#options.dialTimeoutMs, signal: this.#ended.signal }
+    const { attemptTimeoutMs } = this.#options
+    // Until there is a connection, dialing watches its time itself.
+    this.#timer = this.#env.clock.after(attemptTimeoutMs, () => {
+      this.#drop(new MqError('HANDSHAKE_TIMEOUT', `no HELLO_OK within ${attemptTimeoutMs} ms`))
+    })
+    const options = { timeoutMs: attemptTimeoutMs, signal: this.#ended.signal }
     this.#env.network.connect(address, options).then(
       (socket) => {
         if (this.#state === 'closed') {
@@ -300,7 +308,7 @@ export class Session {
     const opening = this.#opening
     if (opening !== null && (this.#options.failsOffline || !error.retryable)) {
       this.close(false)
-      opening.reject(error)
+      opening.reject(failedBefore(error))
       return
     }
     // Refused by a broker that is there: asking again may be of no use, which somebody should know.
