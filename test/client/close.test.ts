@@ -252,3 +252,14 @@ test('what a listener throws does not reach the client', async (t) => {
   for (const listener of listeners) process.on('uncaughtException', listener)
   t.match(thrown, [{ message: 'the listener' }])
 })
+
+test('close rejects a send that waits behind the lookup of another queue', async (t) => {
+  const { mq, server, world, settle } = await stage()
+  await world.complete(mq.send('q', 'warm'))
+  server.on.lookup = () => undefined
+  const sends = [watch(mq.send('elsewhere', 'a')), watch(mq.send('q', 'b'))]
+  await settle()
+  await world.complete(mq.close({ timeoutMs: 0 }))
+  await settle()
+  t.strictSame(sends.map(verdict), ['CLOSED failed', 'CLOSED failed'])
+})

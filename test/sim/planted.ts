@@ -135,7 +135,7 @@ export function plant(bug: PlantedBug, root: string): string {
     source.replace(bug.find, () => bug.replace),
     {
       // One file by itself cannot tell from a package.json that it is a module.
-    compilerOptions: { ...options, module: ts.ModuleKind.ESNext, sourceMap: false },
+      compilerOptions: { ...options, module: ts.ModuleKind.ESNext, sourceMap: false },
       fileName: bug.file,
     },
   )
