@@ -2,7 +2,7 @@
  * Does the simulation find bugs? Each of these is put into a copy of the compiled source, one at a time, and seeds are
  * run until one fails. A bug that is not found says that the checks are blind there.
  *
- *   node build/test/sim/planted.js [--seeds N] [--only NAME]
+ *   npm run planted -- [--seeds N] [--from SEED] [--only NAME]
  *
  * The patches name the text that they replace, exactly, so that a change of that text is noticed here.
  */
@@ -123,8 +123,12 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
 ]
 
-/** A copy of the compiled tree, with one bug in it. */
-export function plant(bug: PlantedBug, root: string): string {
+/**
+ * A copy of the compiled tree, with one bug in it.
+ * @param root of the source
+ * @param built where it has been compiled to
+ */
+export function plant(bug: PlantedBug, root: string, built: string): string {
   const source = readFileSync(join(root, bug.file), 'utf8')
   const places = source.split(bug.find).length - 1
   if (places !== 1) throw new Error(`'${bug.name}': its text is ${places} times in ${bug.file}, not once`)
@@ -140,32 +144,46 @@ export function plant(bug: PlantedBug, root: string): string {
     },
   )
   const copy = mkdtempSync(join(tmpdir(), 'mq-broker-planted-'))
-  for (const part of ['build/src', 'build/test/sim', 'package.json']) {
-    cpSync(join(root, part), join(copy, part), { recursive: true })
+  for (const part of ['src', 'test/sim']) {
+    cpSync(join(built, part), join(copy, 'build', part), { recursive: true })
   }
+  cpSync(join(root, 'package.json'), join(copy, 'package.json'))
   symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'))
   writeFileSync(join(copy, 'build', bug.file.replace(/\.ts$/, '.js')), outputText)
   return copy
 }
 
-export interface Hunt {
-  /** Seeds that were run; the last of them failed, if `error` is set. */
+export interface Seeds {
+  /** Seeds that were run. */
   readonly seeds: number
-  readonly error: string | null
+  /** Those that failed. */
+  readonly found: readonly { readonly seed: number; readonly error: string }[]
+}
+
+/** Runs compiled seeds in a process of its own, until `failures` have failed. */
+export async function runSeeds(built: string, from: number, seeds: number, failures: number): Promise<Seeds> {
+  const { stdout } = await promisify(execFile)(
+    process.execPath,
+    [
+      join(built, 'test/sim/main.js'),
+      ...['--json', '--from', String(from), '--seeds', String(seeds), '--failures', String(failures)],
+    ],
+    { env: { PATH: process.env['PATH'] }, maxBuffer: 1 << 24 },
+  )
+  return JSON.parse(stdout) as Seeds
 }
 
 /** Runs seeds with a bug until one fails. */
-export async function hunt(bug: PlantedBug, root: string, from: number, seeds: number): Promise<Hunt> {
-  const copy = plant(bug, root)
+export async function hunt(
+  bug: PlantedBug,
+  root: string,
+  built: string,
+  from: number,
+  seeds: number,
+): Promise<Seeds> {
+  const copy = plant(bug, root, built)
   try {
-    const main = join(copy, 'build/test/sim/main.js')
-    const { stdout } = await promisify(execFile)(
-      process.execPath,
-      [main, '--json', '--from', String(from), '--seeds', String(seeds)],
-      { env: { PATH: process.env['PATH'] }, maxBuffer: 1 << 24 },
-    )
-    const result = JSON.parse(stdout) as { seeds: number; found: { seed: number; error: string }[] }
-    return { seeds: result.seeds, error: result.found[0]?.error.split('\n')[0] ?? null }
+    return await runSeeds(join(copy, 'build'), from, seeds, 1)
   } finally {
     rmSync(copy, { recursive: true, force: true })
   }
@@ -185,9 +203,10 @@ async function main(): Promise<void> {
   let missed = 0
   console.log(`seeds from ${from}`)
   for (const bug of plantedBugs.filter(({ name }) => name.includes(values.only))) {
-    const { seeds, error } = await hunt(bug, root, from, Number(values.seeds))
-    if (error === null) missed++
-    console.log(`${error === null ? 'MISSED' : 'found'} in ${seeds} seeds: ${bug.name}\n    ${error ?? ''}`)
+    const { seeds, found } = await hunt(bug, root, join(root, 'build'), from, Number(values.seeds))
+    if (found.length === 0) missed++
+    console.log(`${found.length === 0 ? 'MISSED' : 'found'} in ${seeds} seeds: ${bug.name}`)
+    for (const { error } of found) console.log(`    ${error.split('\n')[0]}`)
   }
   process.exit(missed === 0 ? 0 : 1)
 }
