@@ -189,6 +189,8 @@ export class Session {
       this.#inFlight.get(frame.id)?.()
       return
     }
+    // Between nodes such frames may belong to no request: here nobody waits for an answer, so the connection ends.
+    if (frame.id === 0) return this.close(new MqError('FORBIDDEN', 'this is between nodes only'))
     this.#begin(frame.id)
     if (isAdmin(frame)) this.#countAdmin()
     try {

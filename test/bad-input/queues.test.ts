@@ -82,6 +82,9 @@ t.test('a queue that is deleted under a send that waits for the disk: QUEUE_DELE
   peer.send([op.deleteQueue, 100, queue.name])
   await stage.world!.advance(4)
   peer.send([op.send, 101, ...sendFields(queue)])
+  const { leader } = stage.broker.internals.queues.get(queue.name)!.partitions[0]!
+  await stage.world!.advance(0.5)
+  t.equal(leader.state.logEnd, queue.opening + 1, 'it is appended, and not on the disk yet')
   t.equal((await peer.answer(100))[0], op.ok)
   stage.keep()
   assertRefused(t, await peer.answer(101), { code: 'QUEUE_DELETED' })

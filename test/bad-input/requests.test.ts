@@ -3,6 +3,7 @@ import t, { type Test } from 'tap'
 import { encodeFrame } from '../../src/wire/frame.ts'
 import { op } from '../../src/wire/messages.ts'
 import {
+  assertCutOff,
   assertRefused,
   realStage,
   receiveFields,
@@ -287,6 +288,15 @@ void row('operations between nodes: FORBIDDEN', async (t) => {
     [64, 100, 127].map((nr) => [[nr, 'anything'], { code: 'FORBIDDEN' }]),
   )
 })
+
+void row(
+  'an operation between nodes that belongs to no request: FORBIDDEN, and the connection ends',
+  async (t) => {
+    const peer = await stage.peer()
+    peer.send([64, 0, 'anything'])
+    await assertCutOff(t, peer, { code: 'FORBIDDEN' })
+  },
+)
 
 void row('CANCEL of what is not in flight, or cannot be given up, does nothing', async (t) => {
   const peer = await stage.peer()

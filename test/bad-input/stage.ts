@@ -11,7 +11,7 @@ import { connectWith } from '../../src/client/connect.ts'
 import type { ClientEnv, Socket } from '../../src/env.ts'
 import { errorTable, isErrorCode } from '../../src/errors.ts'
 import type { FaultOptions } from '../../src/sim/faults.ts'
-import { SimWorld } from '../../src/sim/world.ts'
+import { SimWorld, type SimProcess } from '../../src/sim/world.ts'
 import { openLmdbStore } from '../../src/storage/lmdb.ts'
 import { systemClock, systemRandom } from '../../src/system.ts'
 import type { QueueOptions } from '../../src/types.ts'
@@ -159,6 +159,8 @@ export class Stage {
   readonly broker: Broker
   /** Only of a stage whose time is simulated. */
   readonly world: SimWorld | undefined
+  /** The broker's, if it is simulated. */
+  readonly process: SimProcess | undefined
   readonly #env: ClientEnv
   readonly #drive: Drive
   #witness: MqClient | undefined
@@ -166,9 +168,10 @@ export class Stage {
   #queues = 0
   readonly #peers: Peer[] = []
 
-  constructor(broker: Broker, env: ClientEnv, world?: SimWorld) {
+  constructor(broker: Broker, env: ClientEnv, world?: SimWorld, process?: SimProcess) {
     this.broker = broker
     this.world = world
+    this.process = process
     this.#env = env
     this.#drive = world === undefined ? (promise) => promise : (promise) => world.complete(promise)
   }
@@ -248,6 +251,7 @@ export class Stage {
   }
 
   async close(): Promise<void> {
+    if (this.process?.alive === false) return
     await this.#drive(this.#witness?.close() ?? Promise.resolve())
     await this.#drive(this.broker.stop())
   }
@@ -272,8 +276,9 @@ export async function simulatedStage(
 ): Promise<Stage> {
   const world = new SimWorld({ seed: 1, faults })
   const listen = { host: 'broker', port: 7650 }
-  const broker = await world.complete(startBroker(world.process('broker').env, { listen, ...options }))
-  const stage = new Stage(broker, world.process('client').env, world)
+  const process = world.process('broker')
+  const broker = await world.complete(startBroker(process.env, { listen, ...options }))
+  const stage = new Stage(broker, world.process('client').env, world, process)
   t.teardown(() => stage.close())
   await stage.begin()
   return stage
