@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // CommonJS, by the package.json beside it: libuv reads the size of its thread pool when the pool is first used, and
-// loading an ES module is such a use. Here nothing has run yet. Eight, because name look-ups, log lines and the
-// store's calls share the pool with each other, and the default of four lets one slow disk hold up the rest.
+// loading an ES module is such a use. Here nothing has run yet, unless node was given --import: then only a variable
+// that was set outside counts. Eight, because name look-ups, log lines and the store's calls share the pool with each
+// other, and the default of four lets one slow disk hold up the rest.
 process.env.UV_THREADPOOL_SIZE ||= '8'
 
 const { existsSync } = require('node:fs')

@@ -209,13 +209,14 @@ export class RunningBroker implements Broker {
       relieved: () => this.#listener?.relieved(),
       full: (isFull) => this.#diskFull(isFull),
     })
-    for (const record of this.#meta.queues.values()) this.openQueue(record, epoch)
+    for (const record of this.#meta.queues.values()) this.addQueue(this.openQueue(record, epoch))
     await this.#log.flushed()
     return undefined
   }
 
   /**
-   * Opens a queue's partitions in `epoch`, which is durable; they serve once the log has been flushed.
+   * Opens a queue's partitions in `epoch`, which is durable; they serve once the log has been flushed. Nobody finds
+   * the queue until it is added.
    * @throws MqError STOPPING: the log is not there any more
    */
   openQueue(record: QueueRecord, epoch: number): Queue {
@@ -228,9 +229,12 @@ export class RunningBroker implements Broker {
         Partition.start(record.id, id, epoch, this.log, this.#context, () => queue.ready()),
       )
     }
+    return queue
+  }
+
+  addQueue(queue: Queue): void {
     this.queues.set(queue.name, queue)
     this.queuesById.set(queue.id, queue)
-    return queue
   }
 
   /** Forgets a queue whose tombstone is durable; whoever waits on it hears QUEUE_DELETED. */

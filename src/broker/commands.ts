@@ -231,8 +231,10 @@ export class Commands implements RequestHandler {
     if (this.#broker.log.isFull) throw new MqError('DISK_FULL', 'the disk of the broker is full')
     const epoch = await this.#broker.meta.drawEpoch()
     const record = await this.#broker.meta.createQueue(name, options)
-    this.#broker.openQueue(record, epoch)
+    const queue = this.#broker.openQueue(record, epoch)
     await this.#broker.log.flushed()
+    // Found any sooner, its partitions would refuse sends for a moment, and so mix up the order of a client's.
+    this.#broker.addQueue(queue)
     return null
   }
 

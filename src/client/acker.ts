@@ -1,16 +1,15 @@
 /** Gathers the acks of one partition: those of a turn, or of a wait for room, leave as ranges in one SETTLE. */
-import { MqError } from '../errors.ts'
-import { limits, type Epoch, type LeaseId, type Offset } from '../types.ts'
+import { invariant, MqError } from '../errors.ts'
+import { limits, type Epoch, type LeaseId, type Offset, type PartitionId } from '../types.ts'
 import { encodeClientFrame } from '../wire/codec.ts'
 import { settleAction, type LeasedRange, type RequestId, type Sequenced } from '../wire/messages.ts'
-import type { Work } from './activity.ts'
 import type { Channel, SequencedWork } from './channel.ts'
-import type { Core } from './core.ts'
-import type { Deadline, Place } from './deadlines.ts'
-import { abandoned, timedOut, type Abandonment } from './ending.ts'
-import { unexpected, type Queue } from './queues.ts'
+import { checkOnline, type Core } from './core.ts'
+import { Fifo } from './fifo.ts'
+import { isGone, unexpected, type Queue } from './queues.ts'
 import type { Answer } from './session.ts'
 import type { TurnWork } from './turn.ts'
+import { Waiters } from './waiters.ts'
 
 /** Who waits for an ack's answer. */
 export interface AckTarget {
@@ -20,8 +19,16 @@ export interface AckTarget {
 
 /** Requests of one partition on their way before the next settle waits and grows. */
 const aheadMax = 4
-/** Ranges in one SETTLE. */
+/** Acks in one batch, and ranges in one SETTLE. */
+const acksMax = limits.batchMessagesMax
 const itemsMax = Math.min(4096, limits.batchMessagesMax)
+
+/** A message as its lease names it. */
+export interface Leased {
+  readonly leaseEpoch: Epoch
+  readonly lease: LeaseId
+  readonly offset: Offset
+}
 
 export function leaseLost(): MqError {
   return new MqError('LEASE_LOST', 'the lease has ended, or the message was settled before', {
@@ -34,6 +41,8 @@ export class Acker implements TurnWork {
   readonly #core: Core
   readonly #queue: Queue
   readonly #channel: Channel
+  /** Complete, and waiting for room. */
+  readonly #full = new Fifo<AckBatch>()
   #open: AckBatch | null = null
 
   constructor(core: Core, queue: Queue, channel: Channel) {
@@ -43,125 +52,124 @@ export class Acker implements TurnWork {
   }
 
   get isIdle(): boolean {
-    return this.#open === null
+    return this.#open === null && this.#full.size === 0
   }
 
-  /** @returns the batch it is in, for `giveUp` */
-  ack(leaseEpoch: Epoch, lease: LeaseId, offset: Offset, target: AckTarget, dueMs: number): AckBatch {
-    const batch = (this.#open ??= new AckBatch(this.#core, this.#queue, this.#channel.partition))
-    batch.add(leaseEpoch, lease, offset, target, dueMs)
+  /**
+   * @param dueMs monotonic time at which `target` gives up
+   * @throws MqError DISCONNECTED
+   */
+  ack(leased: Leased, target: AckTarget, dueMs: number, signal: AbortSignal | undefined): void {
+    checkOnline(this.#core)
+    if (this.#open === null) {
+      this.#open = new AckBatch(this.#core, this.#queue, this.#channel.partition)
+      this.#queue.begins()
+    }
+    this.#open.add(leased, target, dueMs, signal)
+    if (this.#open.length === acksMax) {
+      this.#full.push(this.#open)
+      this.#open = null
+    }
     this.#core.turn.add(this)
-    return batch
   }
 
   atEndOfTurn(): void {
     this.pump()
   }
 
+  /** Puts on their way what there is room for. */
   pump(): void {
     // Without a connection acks stay here: what is given up before it leaves was certainly not done.
-    if (
-      !this.#core.session.isReady ||
-      this.#open === null ||
-      !this.#channel.hasRoom ||
-      this.#channel.unanswered >= 2 * aheadMax
-    )
-      return
-    const batch = this.#open
-    this.#open = null
-    for (const part of batch.split()) this.#channel.submit(part)
+    while (
+      !this.isIdle &&
+      this.#core.session.isReady &&
+      this.#channel.hasRoom &&
+      this.#channel.unanswered < 2 * aheadMax
+    ) {
+      const batch = this.#next()
+      const rest = batch.seal()
+      if (rest !== null) this.#full.push(rest)
+      if (batch.isWanted) this.#channel.submit(batch)
+    }
+  }
+
+  #next(): AckBatch {
+    const batch = this.#full.shift() ?? this.#open
+    invariant(batch !== null, 'there is a batch')
+    if (batch === this.#open) this.#open = null
+    return batch
   }
 }
 
-export class AckBatch implements SequencedWork, Deadline, Work {
-  place: Place | null = null
+class AckBatch implements SequencedWork {
   readonly #core: Core
   readonly #queue: Queue
-  readonly #partition: number
-  /** One for each ack; null once told. */
-  readonly #targets: (AckTarget | null)[] = []
-  readonly #leases: LeasedRange[] = []
-  readonly #dueMs: number[] = []
-  #items: LeasedRange[] = []
-  /** Holds the acks that did not fit. */
-  #rest: AckBatch | null = null
-  #onWire = false
+  readonly #partition: PartitionId
+  readonly #waiters: Waiters<AckTarget>
+  /** One for each waiter. */
+  readonly #leased: Leased[] = []
+  /** What leaves. */
+  readonly #items: LeasedRange[] = []
 
-  constructor(core: Core, queue: Queue, partition: number) {
+  constructor(core: Core, queue: Queue, partition: PartitionId) {
     this.#core = core
     this.#queue = queue
     this.#partition = partition
-    core.activity.begin(this)
+    this.#waiters = new Waiters(core, 'acking a message', (target, _i, error) => target.failed(error))
   }
 
-  add(leaseEpoch: Epoch, lease: LeaseId, offset: Offset, target: AckTarget, dueMs: number): void {
-    this.#targets.push(target)
-    this.#leases.push({ leaseEpoch, lease, offset, count: 1 })
-    this.#dueMs.push(dueMs)
-    if (dueMs !== Infinity && (this.place === null || dueMs < this.place.dueMs)) {
-      this.#core.deadlines.set(this, this.#core.turn.nowMs, dueMs - this.#core.turn.nowMs)
-    }
+  add(leased: Leased, target: AckTarget, dueMs: number, signal: AbortSignal | undefined): void {
+    this.#leased.push(leased)
+    this.#waiters.add(target, dueMs, signal)
+  }
+
+  get length(): number {
+    return this.#leased.length
+  }
+
+  /** Somebody still waits for it. */
+  get isWanted(): boolean {
+    return this.#waiters.waiting > 0
   }
 
   /**
-   * Ready to leave: the acks that are still wanted, as ranges; several batches if one can't hold them. The broker
-   * names the offsets that it refuses, so two acks of one message must not be in one batch: the second is refused,
-   * and the first would be told so too.
+   * Just before it leaves: puts the acks that are still wanted together as ranges.
+   * @returns a batch of those that must go in another request; null when there are none
    */
-  split(): AckBatch[] {
+  seal(): AckBatch | null {
+    let rest: AckBatch | null = null
+    const offsets = new OffsetSet()
     let last: LeasedRange | undefined
-    // In the order of delivery offsets rise, and no set of them is needed.
-    let highest = -1
-    let offsets: Set<Offset> | null = null
-    for (let i = 0; i < this.#targets.length; i++) {
-      if (this.#targets[i] === null) continue
-      const ack = this.#leases[i]!
-      if (ack.offset <= highest) {
-        offsets ??= this.#wantedOffsets(i)
-        if (offsets.has(ack.offset)) return [this, ...this.#splitAt(i)]
-      }
-      highest = Math.max(highest, ack.offset)
-      offsets?.add(ack.offset)
-      // In the order of delivery neighbours follow each other, so nothing has to be sorted.
-      if (
+    for (let i = 0; i < this.#leased.length; i++) {
+      if (!this.#waiters.isWaiting(i)) continue
+      const { leaseEpoch, lease, offset } = this.#leased[i]!
+      const joins =
         last !== undefined &&
-        last.offset + last.count === ack.offset &&
-        last.lease === ack.lease &&
-        last.leaseEpoch === ack.leaseEpoch
-      ) {
-        last.count++
+        last.offset + last.count === offset &&
+        last.lease === lease &&
+        last.leaseEpoch === leaseEpoch
+      // The answer names what it refuses by offset alone, so each offset stands once in a request: two receipts of a
+      // message have two answers.
+      if ((!joins && this.#items.length === itemsMax) || offsets.has(offset)) {
+        rest ??= new AckBatch(this.#core, this.#queue, this.#partition)
+        rest.#leased.push(this.#leased[i]!)
+        this.#waiters.move(i, rest.#waiters)
         continue
       }
-      if (this.#items.length === itemsMax) return [this, ...this.#splitAt(i)]
-      last = { ...ack }
-      this.#items.push(last)
+      offsets.add(offset)
+      // In the order of delivery neighbours follow each other, so nothing has to be sorted.
+      if (joins) last!.count++
+      else {
+        last = { leaseEpoch, lease, offset, count: 1 }
+        this.#items.push(last)
+      }
     }
-    if (this.#items.length > 0) return [this]
-    this.#end()
-    return []
-  }
-
-  #wantedOffsets(end: number): Set<Offset> {
-    const offsets = new Set<Offset>()
-    for (let i = 0; i < end; i++) if (this.#targets[i] !== null) offsets.add(this.#leases[i]!.offset)
-    return offsets
-  }
-
-  #splitAt(at: number): AckBatch[] {
-    const rest = (this.#rest = new AckBatch(this.#core, this.#queue, this.#partition))
-    for (let i = at; i < this.#targets.length; i++) {
-      const target = this.#targets[i]
-      const { leaseEpoch, lease, offset } = this.#leases[i]!
-      if (target) rest.add(leaseEpoch, lease, offset, target, this.#dueMs[i]!)
-    }
-    this.#targets.length = this.#leases.length = this.#dueMs.length = at
-    return rest.split()
+    return rest
   }
 
   encode(id: RequestId, as: Sequenced): readonly Uint8Array[] {
-    this.#onWire = true
+    this.#waiters.onWire = true
     const { queueId } = this.#queue
-    const action = settleAction.ack
     const { producerId, producerEpoch, sequence, opening } = as
     return [
       encodeClientFrame({
@@ -173,7 +181,7 @@ export class AckBatch implements SequencedWork, Deadline, Work {
         producerEpoch,
         sequence,
         opening,
-        action,
+        action: settleAction.ack,
         items: this.#items,
         options: null,
         outputs: null,
@@ -186,59 +194,40 @@ export class AckBatch implements SequencedWork, Deadline, Work {
       this.refused(unexpected('SETTLE', answer.op))
       return
     }
-    this.#end()
     const { refused } = answer
-    for (let i = 0; i < this.#targets.length; i++) {
-      const target = this.#targets[i]
-      if (!target) continue
-      if (refused !== null && contains(refused, this.#leases[i]!.offset)) target.failed(leaseLost())
+    this.#waiters.end((target, i) => {
+      if (refused !== null && contains(refused, this.#leased[i]!.offset)) target.failed(leaseLost())
       else target.settled()
-    }
+    })
   }
 
   refused(error: MqError): void {
-    if (error.code === 'QUEUE_DELETED' || error.code === 'QUEUE_NOT_FOUND') this.#queue.isGone()
-    this.#end()
-    for (const target of this.#targets) target?.failed(error)
-  }
-
-  expire(nowMs: number): void {
-    let next = Infinity
-    for (let i = 0; i < this.#targets.length; i++) {
-      const target = this.#targets[i]
-      if (!target) continue
-      if (this.#dueMs[i]! <= nowMs) {
-        this.#targets[i] = null
-        target.failed(timedOut('acking a message', this.#onWire))
-      } else next = Math.min(next, this.#dueMs[i]!)
-    }
-    if (next !== Infinity) this.#core.deadlines.set(this, nowMs, next - nowMs)
-  }
-
-  abandon(why: Abandonment): void {
-    for (let i = 0; i < this.#targets.length; i++) {
-      const target = this.#targets[i]
-      this.#targets[i] = null
-      target?.failed(abandoned('acking a message', why, this.#onWire))
-    }
-    this.#core.activity.end(this)
-  }
-
-  /** @returns null when it has been told already, else whether a broker may have the ack */
-  giveUp(target: AckTarget): { mayBeDone: boolean } | null {
-    const i = this.#targets.indexOf(target)
-    if (i < 0) return this.#rest?.giveUp(target) ?? null
-    this.#targets[i] = null
-    return { mayBeDone: this.#onWire }
-  }
-
-  #end(): void {
-    this.#core.deadlines.remove(this)
-    this.#core.activity.end(this)
+    if (isGone(error)) this.#queue.isGone()
+    this.#waiters.end((target) => target.failed(error))
   }
 }
 
-function contains(ranges: readonly number[], offset: Offset): boolean {
+/** Offsets, which mostly come in rising order: then no set is needed to know that one is new. */
+class OffsetSet {
+  readonly #added: Offset[] = []
+  #highest = -1
+  #set: Set<Offset> | null = null
+
+  has(offset: Offset): boolean {
+    if (offset > this.#highest) return false
+    this.#set ??= new Set(this.#added)
+    return this.#set.has(offset)
+  }
+
+  add(offset: Offset): void {
+    this.#highest = Math.max(this.#highest, offset)
+    if (this.#set === null) this.#added.push(offset)
+    else this.#set.add(offset)
+  }
+}
+
+/** Whether flat `offset, count` pairs name an offset. */
+export function contains(ranges: readonly number[], offset: Offset): boolean {
   for (let i = 0; i < ranges.length; i += 2) {
     if (offset >= ranges[i]! && offset < ranges[i]! + ranges[i + 1]!) return true
   }

@@ -29,8 +29,9 @@ export class Activity {
     for (const run of waiting) run()
   }
 
+  /** What begins meanwhile is let go of too: one that leaves a line lets the next one move up, into a batch. */
   abandon(why: Abandonment): void {
-    for (const work of [...this.#works]) work.abandon(why)
+    for (const work of this.#works) work.abandon(why)
   }
 
   /** Lets go of what only waits for something new. */

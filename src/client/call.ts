@@ -75,7 +75,7 @@ export class Call<T> implements Request, Deadline, Work {
     if (timeoutMs !== Infinity) deadlines.set(this, turn.nowMs, timeoutMs)
     if (signal !== undefined) {
       this.#onAbort = () => this.#giveUp(aborted(what, signal, this.#mayBeDone))
-      signal.addEventListener('abort', this.#onAbort)
+      this.#core.aborts.add(signal, this.#onAbort)
     }
     this.#id = session.start(this)
   }
@@ -99,7 +99,7 @@ export class Call<T> implements Request, Deadline, Work {
     return true
   }
 
-  answered(answer: Answer): void {
+  answered(answer: Answer): false {
     this.#id = 0
     this.#onWire = false
     if (answer.op === 'error') this.#refused(errorOf(answer))
@@ -111,11 +111,12 @@ export class Call<T> implements Request, Deadline, Work {
         if (!(error instanceof MqError)) throw error
         this.#end()
         this.#reject(error)
-        return
+        return false
       }
       this.#end()
       this.#resolve(result)
     }
+    return false
   }
 
   #refused(error: MqError): void {
@@ -167,7 +168,8 @@ export class Call<T> implements Request, Deadline, Work {
     this.#pause?.cancel()
     this.#pause = null
     this.#core.deadlines.remove(this)
-    if (this.#onAbort !== null) this.#spec.signal?.removeEventListener('abort', this.#onAbort)
+    const { signal } = this.#spec
+    if (signal !== undefined && this.#onAbort !== null) this.#core.aborts.remove(signal, this.#onAbort)
     this.#core.activity.end(this)
   }
 }

@@ -4,9 +4,10 @@
  * for it; at most `unansweredMax` are unanswered, counted from the oldest.
  */
 import { MqError } from '../errors.ts'
-import { limits, type Offset, type PartitionId, type ProducerId } from '../types.ts'
+import type { Offset, PartitionId, ProducerId } from '../types.ts'
 import type { RequestId, Sequenced } from '../wire/messages.ts'
 import { isRetried, retryPause, type Core } from './core.ts'
+import type { Deadline, Place } from './deadlines.ts'
 import { mayHaveBegun } from './ending.ts'
 import type { Queue, Queues } from './queues.ts'
 import { errorOf, type Answer, type Request } from './session.ts'
@@ -19,7 +20,8 @@ export interface SequencedWork {
   refused(error: MqError): void
 }
 
-export class Channel {
+export class Channel implements Deadline {
+  place: Place | null = null
   readonly partition: PartitionId
   /** Called when there may be room again. */
   onRoom: () => void = () => undefined
@@ -33,8 +35,11 @@ export class Channel {
   #nextSequence = 1
   /** Ascending by sequence. */
   readonly #unanswered = new Map<number, SequencedRequest>()
+  /** Those of them that the broker could not look at just then. New ones wait behind them, so that order is kept. */
+  readonly #paused = new Set<SequencedRequest>()
+  /** A new producer is being opened. */
   #renewing = false
-  /** Until a new producer is opened. */
+  /** Were sent, certainly without effect, and need a new sequence. They go before anything new. */
   readonly #parked: SequencedWork[] = []
 
   constructor(core: Core, queues: Queues, queue: Queue, partition: PartitionId, logEnd: Offset) {
@@ -55,11 +60,17 @@ export class Channel {
     return this.#unanswered.size + this.#parked.length
   }
 
-  /** The window takes another request. */
+  /** Takes another request. */
   get hasRoom(): boolean {
-    if (this.#unanswered.size === 0) return this.#parked.length === 0
-    const [oldest] = this.#unanswered.keys()
-    return !this.#renewing && this.#nextSequence - oldest! < limits.unansweredMax
+    return this.#parked.length === 0 && this.#isOpen
+  }
+
+  get #isOpen(): boolean {
+    if (this.#renewing || this.#paused.size > 0) return false
+    for (const oldest of this.#unanswered.keys()) {
+      return this.#nextSequence - oldest < this.#core.session.limits.unansweredMax
+    }
+    return true
   }
 
   lookedUp(logEnd: Offset): void {
@@ -68,10 +79,6 @@ export class Channel {
 
   /** Sends `work` under the next sequence. There must be room. */
   submit(work: SequencedWork): void {
-    if (this.#renewing) {
-      this.#parked.push(work)
-      return
-    }
     this.#fresh = false
     const request = new SequencedRequest(this.#core, this, work, {
       producerId: this.#producerId,
@@ -83,33 +90,62 @@ export class Channel {
     request.start()
   }
 
-  /** @internal */
+  /** @internal It has its answer, or is of no use any more. */
   ended(request: SequencedRequest): void {
     this.#unanswered.delete(request.as.sequence)
+    if (this.#paused.delete(request) && this.#paused.size === 0) this.#core.deadlines.remove(this)
+  }
+
+  /** @internal There may be room again. */
+  flush(): void {
+    while (this.#parked.length > 0 && this.#isOpen) this.submit(this.#parked.shift()!)
+    this.onRoom()
+  }
+
+  /** @internal The broker asks for a pause: the request keeps its sequence and its place. */
+  pause(request: SequencedRequest, pauseMs: number): void {
+    this.#paused.add(request)
+    const { deadlines, turn } = this.#core
+    // All that are paused go on together, in their order, when the last pause is over.
+    if (this.place === null || this.place.dueMs < turn.nowMs + pauseMs)
+      deadlines.set(this, turn.nowMs, pauseMs)
+  }
+
+  /** The pause is over. */
+  expire(): void {
+    const paused = [...this.#paused].sort((a, b) => a.as.sequence - b.as.sequence)
+    this.#paused.clear()
+    for (const request of paused) request.resume()
+    this.flush()
+  }
+
+  /** @internal Certainly nothing was done: under a new sequence, then. */
+  again(work: SequencedWork): void {
+    this.#parked.push(work)
+    this.flush()
   }
 
   /** @internal The broker has forgotten the producer, and this request is certainly new: as another producer, then. */
   renew(work: SequencedWork, forgotten: ProducerId): void {
-    if (forgotten !== this.#producerId && !this.#renewing) {
-      this.submit(work)
-      return
-    }
-    this.#parked.push(work)
-    if (this.#renewing) return
+    if (forgotten === this.#producerId && !this.#renewing) this.#openProducer()
+    this.again(work)
+  }
+
+  #openProducer(): void {
     this.#renewing = true
     this.#queues.logEnd(this.#queue, this.partition).then(
       (logEnd) => {
         this.#renewing = false
         this.#producerId = this.#queues.freshProducerId()
         this.#opening = logEnd
-        for (const each of this.#parked.splice(0)) this.submit(each)
+        this.flush()
       },
       (error: unknown) => {
         this.#renewing = false
         const { code, message } = error instanceof MqError ? error : new MqError('INTERNAL', String(error))
         for (const each of this.#parked.splice(0))
           each.refused(new MqError(code, message, { outcome: 'failed' }))
-        this.onRoom()
+        this.flush()
       },
     )
   }
@@ -120,6 +156,8 @@ class SequencedRequest implements Request {
   readonly #core: Core
   readonly #channel: Channel
   readonly #work: SequencedWork
+  /** In the session's table. */
+  #id = 0
   /** A connection ended before its answer came: an earlier copy may have been accepted. */
   #doubtful = false
 
@@ -131,7 +169,12 @@ class SequencedRequest implements Request {
   }
 
   start(): void {
-    this.#core.session.start(this)
+    this.#id = this.#core.session.start(this)
+  }
+
+  /** Its pause is over. */
+  resume(): void {
+    this.#core.session.resume(this.#id)
   }
 
   encode(id: RequestId): readonly Uint8Array[] {
@@ -143,35 +186,34 @@ class SequencedRequest implements Request {
     return true
   }
 
-  answered(answer: Answer): void {
+  answered(answer: Answer): boolean {
     if (answer.op !== 'error') {
       this.#channel.ended(this)
       this.#work.answered(answer)
-      this.#channel.onRoom()
-      return
+      this.#channel.flush()
+      return false
     }
     const error = errorOf(answer)
     if (isRetried(error.code)) {
       // Not looked at, or refused without a trace: the same sequence may come again.
-      this.#core.clock.after(retryPause(this.#core, error.details), () => this.start())
-      return
-    }
-    if (error.code === 'REFUSED_BEFORE') {
-      // Nothing was done under this sequence, and later ones were: it needs a new one.
-      this.#channel.ended(this)
-      this.#channel.submit(this.#work)
-      return
-    }
-    if (error.code === 'UNKNOWN_PRODUCER' && !this.#doubtful) {
-      this.#channel.ended(this)
-      this.#channel.renew(this.#work, this.as.producerId)
-      return
+      this.#channel.pause(this, retryPause(this.#core, error.details))
+      return true
     }
     this.#channel.ended(this)
+    if (error.code === 'REFUSED_BEFORE') {
+      // Nothing was done under this sequence, and later ones were: it needs a new one.
+      this.#channel.again(this.#work)
+      return false
+    }
+    if (error.code === 'UNKNOWN_PRODUCER' && !this.#doubtful) {
+      this.#channel.renew(this.#work, this.as.producerId)
+      return false
+    }
     const { code, message, details } = error
     // A refusal by sequence speaks of every copy; any other only of this one.
     const unknown = this.#doubtful || mayHaveBegun(code) || code === 'OUT_OF_ORDER_SEQUENCE'
     this.#work.refused(new MqError(code, message, { outcome: unknown ? 'unknown' : 'failed', details }))
-    this.#channel.onRoom()
+    this.#channel.flush()
+    return false
   }
 }

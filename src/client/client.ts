@@ -99,6 +99,8 @@ export class MqClient {
     await this.#admin(name, 'creating', { signal, timeoutMs }, (id) =>
       encodeClientFrame({ op: 'createQueue', id, name, options: given }),
     )
+    // What this client knew under the name may have been deleted by another before.
+    this.#parts.queues.forget(name)
   }
 
   /** Deletes a queue and all its messages. @throws MqError QUEUE_NOT_FOUND */
@@ -122,8 +124,9 @@ export class MqClient {
       const page = await this.#ok('listing queues', options, (id) =>
         encodeClientFrame({ op: 'listQueues', id, after, limit: listPage }),
       )
+      if (!Array.isArray(page)) throw unexpected('LIST_QUEUES', typeof page)
       all.push(...(page as QueueSummary[]))
-      if ((page as unknown[]).length < listPage) return all
+      if (page.length < listPage) return all
     }
   }
 
@@ -156,7 +159,10 @@ export class MqClient {
    * with CLOSED. Never rejects, never waits for a dead server. Idempotent.
    */
   close(options: { timeoutMs?: number | undefined } = {}): Promise<void> {
-    this.#closing ??= this.#close(options.timeoutMs ?? defaults.closeTimeoutMs)
+    const { timeoutMs } = options
+    // Whoever closes can't be refused for how it is done.
+    const isTime = typeof timeoutMs === 'number' && timeoutMs >= 0
+    this.#closing ??= this.#close(isTime ? timeoutMs : defaults.closeTimeoutMs)
     return this.#closing
   }
 

@@ -1,5 +1,6 @@
 import type { ClientEnv } from '../env.ts'
 import { MqError } from '../errors.ts'
+import { AbortWatch } from './abort-watch.ts'
 import { Activity } from './activity.ts'
 import { BuilderPool } from './builder-pool.ts'
 import { MqClient } from './client.ts'
@@ -7,7 +8,7 @@ import type { Core } from './core.ts'
 import { Deadlines } from './deadlines.ts'
 import { Emitter } from './emitter.ts'
 import type { ClientEvents } from './events.ts'
-import { checkConnectOptions, type ConnectOptions } from './options.ts'
+import { checkConnectOptions, type ClientSettings, type ConnectOptions } from './options.ts'
 import { Producer } from './producer.ts'
 import { Queues } from './queues.ts'
 import { Receiver } from './receiver.ts'
@@ -32,7 +33,7 @@ export async function connectWith(env: ClientEnv, options: ConnectOptions = {}):
       name: settings.name,
       clientId,
       failsOffline,
-      dialTimeoutMs: settings.timeoutMs,
+      attemptTimeoutMs: attemptTimeoutMs(settings),
     },
     events,
   )
@@ -45,6 +46,7 @@ export async function connectWith(env: ClientEnv, options: ConnectOptions = {}):
     deadlines: new Deadlines(clock),
     activity: new Activity(),
     turn: new Turn(clock),
+    aborts: new AbortWatch(),
     failsOffline,
     checkOpen() {
       if (gate.closed !== null) throw gate.closed
@@ -59,6 +61,11 @@ export async function connectWith(env: ClientEnv, options: ConnectOptions = {}):
   }
   await opened(session, env, settings.timeoutMs, settings.signal)
   return new MqClient({ core, events, queues, producer, receiver, gate })
+}
+
+/** A server that says nothing must leave the others their time; but a slow one deserves a second, if there is one. */
+function attemptTimeoutMs({ timeoutMs, servers }: ClientSettings): number {
+  return Math.max(Math.ceil(timeoutMs / servers.length), Math.min(timeoutMs, 1000))
 }
 
 /** The first connection, within its time. */

@@ -1,5 +1,6 @@
 import type { Clock, Random } from '../env.ts'
 import { MqError, type MqErrorCode } from '../errors.ts'
+import type { AbortWatch } from './abort-watch.ts'
 import type { Activity } from './activity.ts'
 import type { Deadlines } from './deadlines.ts'
 import type { Emitter } from './emitter.ts'
@@ -17,6 +18,7 @@ export interface Core {
   /** Everything that `drain` and `close` wait for. */
   readonly activity: Activity
   readonly turn: Turn
+  readonly aborts: AbortWatch
   /** While there is no connection, calls fail rather than wait. */
   readonly failsOffline: boolean
   /** @throws MqError CLOSED once the client drains or was closed */

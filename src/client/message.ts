@@ -1,10 +1,8 @@
-import { type MqError } from '../errors.ts'
 import type { Epoch, LeaseId, Offset, PartitionId } from '../types.ts'
 import { attributes, type BatchView } from '../wire/batch.ts'
 import { leaseLost, type AckTarget } from './acker.ts'
 import type { Core } from './core.ts'
 import { encodeReceipt } from './delivery-receipt.ts'
-import { aborted } from './ending.ts'
 import { extendItems } from './extend.ts'
 import { checkInteger, checkSignal, checkTimeout, unsupported, type CallOptions } from './options.ts'
 import type { Queue } from './queues.ts'
@@ -34,6 +32,7 @@ export class Message {
   readonly #index: number
   /** The body, as it was sent: a view that stays valid. Strings are UTF-8; other values are in `value()`. */
   readonly body: Uint8Array
+  /** An ack is under way, or was done. */
   #settling = false
 
   /** @internal */
@@ -111,18 +110,18 @@ export class Message {
       if (this.#settling) throw leaseLost()
       const signal = checkSignal(options.signal)
       const { core, queue, partition, leaseEpoch, lease } = this.#delivery
-      const target = new AckPromise(resolve, reject)
       const dueMs = core.turn.nowMs + checkTimeout(options.timeoutMs)
       core.checkOpen()
-      this.#settling = true
-      const batch = queue.ackers[partition]!.ack(leaseEpoch, lease, this.#offset, target, dueMs)
-      if (signal === undefined) return
-      const onAbort = (): void => {
-        const given = batch.giveUp(target)
-        if (given !== null) target.failed(aborted('acking a message', signal, given.mayBeDone))
+      const target: AckTarget = {
+        settled: resolve,
+        failed: (error) => {
+          // Whether it is settled is the broker's to say, should it be asked again.
+          this.#settling = false
+          reject(error)
+        },
       }
-      signal.addEventListener('abort', onAbort)
-      target.onEnd = () => signal.removeEventListener('abort', onAbort)
+      queue.ackers[partition]!.ack({ leaseEpoch, lease, offset: this.#offset }, target, dueMs, signal)
+      this.#settling = true
     })
   }
 
@@ -133,7 +132,7 @@ export class Message {
   async extend(ms: number, options: CallOptions = {}): Promise<void> {
     const { core, queue, partition, leaseEpoch, lease } = this.#delivery
     const items = [{ leaseEpoch, lease, offset: this.#offset, count: 1 }]
-    const refused = await extendItems(core, queue.queueId, partition, checkExtendMs(ms), items, options)
+    const refused = await extendItems(core, queue, partition, checkExtendMs(ms), items, options)
     if (refused !== null) throw leaseLost()
   }
 
@@ -154,27 +153,6 @@ export class Message {
 
   get #offset(): Offset {
     return this.#delivery.base + this.#index
-  }
-}
-
-class AckPromise implements AckTarget {
-  onEnd: (() => void) | null = null
-  readonly #resolve: () => void
-  readonly #reject: (error: MqError) => void
-
-  constructor(resolve: () => void, reject: (error: MqError) => void) {
-    this.#resolve = resolve
-    this.#reject = reject
-  }
-
-  settled(): void {
-    this.onEnd?.()
-    this.#resolve()
-  }
-
-  failed(error: MqError): void {
-    this.onEnd?.()
-    this.#reject(error)
   }
 }
 

@@ -148,6 +148,12 @@ export function checkInteger(field: string, value: unknown, min: number, max: nu
   })
 }
 
+/** @throws MqError INVALID_FIELD */
+export function checkArray(field: string, value: unknown): void {
+  if (Array.isArray(value)) return
+  throw new MqError('INVALID_FIELD', `'${field}' must be an array`, { outcome: 'failed', details: { field } })
+}
+
 /** The one refusal of what the contract names and this version does not do. */
 export function unsupported(what: string): MqError {
   return new MqError('UNSUPPORTED', `${what} is not supported by this version`, { outcome: 'failed' })

@@ -15,11 +15,13 @@ export class Outgoing implements LookupWaiter, Deadline, Work {
   readonly name: string
   readonly sending: Sending
   readonly #core: Core
+  readonly #queues: Queues
   readonly #producer: Producer
   #lookingUp = false
 
-  constructor(core: Core, producer: Producer, name: string, sending: Sending) {
+  constructor(core: Core, queues: Queues, producer: Producer, name: string, sending: Sending) {
     this.#core = core
+    this.#queues = queues
     this.#producer = producer
     this.name = name
     const { message } = sending
@@ -34,13 +36,15 @@ export class Outgoing implements LookupWaiter, Deadline, Work {
     const { deadlines, activity, turn } = this.#core
     activity.begin(this)
     deadlines.set(this, turn.nowMs, Math.max(0, this.sending.dueMs - turn.nowMs))
-    this.sending.signal?.addEventListener('abort', this.#onAbort)
+    const { signal } = this.sending
+    if (signal !== undefined) this.#core.aborts.add(signal, this.#onAbort)
   }
 
-  lookUp(queues: Queues): void {
+  /** Asks for its queue. All that wait for one name share an answer. */
+  lookUp(): void {
     if (this.#lookingUp) return
     this.#lookingUp = true
-    queues.lookup(this.name, this)
+    this.#queues.lookup(this.name, this)
   }
 
   /** It waits no more. */
@@ -48,7 +52,8 @@ export class Outgoing implements LookupWaiter, Deadline, Work {
     if (this.isOver) return
     this.isOver = true
     this.#core.deadlines.remove(this)
-    this.sending.signal?.removeEventListener('abort', this.#onAbort)
+    const { signal } = this.sending
+    if (signal !== undefined) this.#core.aborts.remove(signal, this.#onAbort)
     this.#core.activity.end(this)
   }
 
@@ -75,6 +80,7 @@ export class Outgoing implements LookupWaiter, Deadline, Work {
     if (this.isOver) return
     this.leave()
     this.sending.target.failed(error, this.sending.tag)
+    if (this.#lookingUp) this.#queues.waiterEnded(this.name)
     this.#producer.next()
   }
 }

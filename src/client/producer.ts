@@ -2,8 +2,15 @@
 import { MqError } from '../errors.ts'
 import type { MessageAttributes } from '../wire/batch.ts'
 import { checkOnline, type Core } from './core.ts'
-import { aborted } from './ending.ts'
-import { checkQueueName, checkSignal, checkTimeout, unsupported, type CallOptions } from './options.ts'
+import { Fifo } from './fifo.ts'
+import {
+  checkArray,
+  checkQueueName,
+  checkSignal,
+  checkTimeout,
+  unsupported,
+  type CallOptions,
+} from './options.ts'
 import { Outgoing } from './outgoing.ts'
 import type { Queue, Queues } from './queues.ts'
 import type { SendReceipt } from './receipt.ts'
@@ -48,7 +55,7 @@ export class Producer {
   readonly #maxPendingBytes: number
   #pendingBytes = 0
   /** Sends that wait for room or for their queue to be known; first come, first served. */
-  readonly #waiting: Outgoing[] = []
+  readonly #waiting = new Fifo<Outgoing>()
 
   constructor(core: Core, queues: Queues, serializer: Serializer, maxPendingBytes: number) {
     this.#core = core
@@ -75,6 +82,7 @@ export class Producer {
     options: CallOptions,
   ): Promise<(SendReceipt | MqError)[]> {
     return new Promise((resolve) => {
+      checkArray('entries', entries)
       checkQueueName(name)
       this.#core.checkOpen()
       checkOnline(this.#core)
@@ -90,6 +98,8 @@ export class Producer {
       const target: SendTarget = { sent: put, failed: put }
       entries.forEach((entry, tag) => {
         try {
+          if (typeof entry !== 'object' || entry === null)
+            throw invalidField('entries', 'must hold { body, … }')
           this.#add(name, { message: this.#outgoing(entry.body, entry), target, tag, dueMs, signal })
         } catch (error) {
           if (!(error instanceof MqError)) throw error
@@ -99,14 +109,14 @@ export class Producer {
     })
   }
 
-  /** Lets those go who wait at the front: in order, so a queue that is being looked up holds up the rest. */
+  /** Lets those go who wait at the front: in order, so one whose queue is being looked up holds up the rest. */
   next(): void {
-    for (let first = this.#waiting[0]; first !== undefined; first = this.#waiting[0]) {
+    for (let first = this.#waiting.first; first !== undefined; first = this.#waiting.first) {
       if (!first.isOver) {
         if (this.#isFull) return
         const queue = first.queue ?? this.#queues.find(first.name)
         if (queue === undefined) {
-          first.lookUp(this.#queues)
+          first.lookUp()
           return
         }
         first.leave()
@@ -125,27 +135,26 @@ export class Producer {
   /** Checks a message and puts its body into the form that is sent. @throws MqError */
   #outgoing(body: unknown, options: MessageOptions): OutgoingMessage {
     for (const option of later) if (options[option] !== undefined) throw unsupported(`the option '${option}'`)
-    const attributes = options.headers === undefined ? null : checkHeaders(options.headers)
-    if (typeof body === 'string') {
-      return { body, bodyBytes: Buffer.byteLength(body), serializer: textSerializer, attributes }
-    }
-    if (body instanceof Uint8Array) return { body, bodyBytes: body.length, serializer: null, attributes }
+    const headers = options.headers === undefined ? null : checkHeaders(options.headers)
+    if (typeof body === 'string') return outgoing(body, Buffer.byteLength(body), textSerializer, headers)
+    if (body instanceof Uint8Array) return outgoing(body, body.length, null, headers)
     const encoded = encodeValue(this.#serializer, body)
-    return { body: encoded, bodyBytes: encoded.length, serializer: this.#serializer.name, attributes }
+    return outgoing(encoded, encoded.length, this.#serializer.name, headers)
   }
 
   #add(name: string, sending: Sending): void {
     this.#core.checkOpen()
     checkOnline(this.#core)
     const queue = this.#queues.find(name)
-    if (queue !== undefined && !this.#isFull && this.#waiting.length === 0) {
+    if (queue !== undefined && !this.#isFull && this.#waiting.size === 0) {
       this.#put(queue, sending)
       return
     }
     checkQueueName(name)
-    const outgoing = new Outgoing(this.#core, this, name, sending)
+    const outgoing = new Outgoing(this.#core, this.#queues, this, name, sending)
     this.#waiting.push(outgoing)
     outgoing.begin()
+    if (queue === undefined) outgoing.lookUp()
     this.next()
   }
 
@@ -155,71 +164,84 @@ export class Producer {
 
   /** @throws MqError MESSAGE_TOO_LARGE */
   #put(queue: Queue, { message, target, tag, dueMs, signal }: Sending): void {
-    const { bodyBytes, attributes } = message
-    const bytes = attributes === null ? bodyBytes : bodyBytes + headerBytes(attributes)
-    if (bytes > queue.maxMessageBytes) {
-      throw new MqError(
-        'MESSAGE_TOO_LARGE',
-        `a message of ${bytes} bytes; '${queue.name}' takes ${queue.maxMessageBytes}`,
-        {
-          outcome: 'failed',
-          details: { bytes, maxMessageBytes: queue.maxMessageBytes },
-        },
-      )
+    const { sizeBytes, heldBytes } = message
+    const { maxMessageBytes } = queue
+    if (sizeBytes > maxMessageBytes) {
+      throw tooLarge(`'${queue.name}' takes ${maxMessageBytes}`, { bytes: sizeBytes, maxMessageBytes })
+    }
+    const { frameBytesMax } = this.#core.session.limits
+    if (heldBytes + envelopeBytes > frameBytesMax) {
+      throw tooLarge(`a frame holds ${frameBytesMax}`, { bytes: heldBytes, frameBytesMax })
     }
     queue.sender.onRelief = this.#relief
-    this.#pendingBytes += bodyBytes
-    if (signal === undefined) {
-      queue.sender.add(message, target, tag, dueMs)
-      return
-    }
-    const watched: SendTarget = {
-      sent: (receipt) => {
-        signal.removeEventListener('abort', onAbort)
-        target.sent(receipt, tag)
-      },
-      failed: (error) => {
-        signal.removeEventListener('abort', onAbort)
-        target.failed(error, tag)
-      },
-    }
-    const batch = queue.sender.add(message, watched, tag, dueMs)
-    const onAbort = (): void => {
-      const given = batch.giveUp(watched)
-      if (given !== null) watched.failed(aborted('sending a message', signal, given.mayBeDone), tag)
-    }
-    signal.addEventListener('abort', onAbort)
+    this.#pendingBytes += heldBytes
+    queue.sender.add(message, target, tag, dueMs, signal)
   }
 
   readonly #relief = (bytes: number): void => {
     this.#pendingBytes -= bytes
-    if (this.#waiting.length > 0) this.next()
+    if (this.#waiting.size > 0) this.next()
   }
 }
 
-function checkHeaders(headers: Readonly<Record<string, string>>): MessageAttributes | null {
-  if (typeof headers !== 'object' || headers === null) throw invalidHeaders('must map text to text')
+interface Headers {
+  readonly attributes: MessageAttributes
+  /** What counts against the queue's `maxMessageBytes`. */
+  readonly sizeBytes: number
+  /** What they take at most in a frame. */
+  readonly heldBytes: number
+}
+
+/** What a message takes beside body and headers, in its batch and until it is confirmed. So empty ones count too. */
+const messageBytes = 64
+/** A text's length in a batch, at most. */
+const textHeadBytes = 5
+/** Room for all that a frame has beside the message. */
+const envelopeBytes = 1024
+
+function outgoing(
+  body: Uint8Array | string,
+  bodyBytes: number,
+  serializer: string | null,
+  headers: Headers | null,
+): OutgoingMessage {
+  const heldBytes = bodyBytes + messageBytes
+  if (headers === null)
+    return { body, serializer, attributes: null, bodyBytes, sizeBytes: bodyBytes, heldBytes }
+  return {
+    body,
+    serializer,
+    attributes: headers.attributes,
+    bodyBytes,
+    sizeBytes: bodyBytes + headers.sizeBytes,
+    heldBytes: heldBytes + headers.heldBytes,
+  }
+}
+
+function checkHeaders(headers: Readonly<Record<string, string>>): Headers | null {
+  if (typeof headers !== 'object' || headers === null) throw invalidField('headers', 'must map text to text')
   const entries = Object.entries(headers)
+  let sizeBytes = 0
+  let heldBytes = 0
   for (const [name, value] of entries) {
-    if (typeof value !== 'string') throw invalidHeaders(`must map text to text: '${name}'`)
+    if (typeof value !== 'string') throw invalidField('headers', `must map text to text: '${name}'`)
     if (name === '__proto__' || name === 'constructor' || name.includes('\0')) {
-      throw invalidHeaders(`can't have the name ${JSON.stringify(name)}`)
+      throw invalidField('headers', `can't have the name ${JSON.stringify(name)}`)
     }
+    const bytes = Buffer.byteLength(name) + Buffer.byteLength(value)
+    if (!name.startsWith('mq-')) sizeBytes += bytes
+    heldBytes += bytes + 2 * textHeadBytes
   }
-  return entries.length > 0 ? { headers: { ...headers } } : null
+  return entries.length > 0 ? { attributes: { headers: { ...headers } }, sizeBytes, heldBytes } : null
 }
 
-function invalidHeaders(why: string): MqError {
-  return new MqError('INVALID_FIELD', `'headers' ${why}`, {
+function invalidField(field: string, why: string): MqError {
+  return new MqError('INVALID_FIELD', `'${field}' ${why}`, { outcome: 'failed', details: { field } })
+}
+
+function tooLarge(limit: string, details: { bytes: number } & Record<string, number>): MqError {
+  return new MqError('MESSAGE_TOO_LARGE', `a message of ${details.bytes} bytes; ${limit}`, {
     outcome: 'failed',
-    details: { field: 'headers' },
+    details,
   })
-}
-
-function headerBytes({ headers }: MessageAttributes): number {
-  let bytes = 0
-  for (const name in headers) {
-    if (!name.startsWith('mq-')) bytes += Buffer.byteLength(name) + Buffer.byteLength(headers[name]!)
-  }
-  return bytes
 }

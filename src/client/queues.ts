@@ -8,6 +8,7 @@ import { Call, runCall, type CallSpec } from './call.ts'
 import { Channel } from './channel.ts'
 import type { Core } from './core.ts'
 import { failedBefore } from './ending.ts'
+import { Fifo } from './fifo.ts'
 import { Sender } from './sender.ts'
 
 /** A queue as this client knows it: what LOOKUP told, and what it has under way there. */
@@ -49,6 +50,11 @@ export class Queue {
     this.sender.pump()
   }
 
+  /** Something is under way: it must be pumped, even if it had been forgotten. */
+  begins(): void {
+    this.#queues.isLive(this)
+  }
+
   /** The broker says that it does not exist any more: its name is looked up anew. */
   isGone(): void {
     this.#queues.forget(this.name, this)
@@ -69,7 +75,7 @@ export interface LookupWaiter {
 }
 
 interface Lookup {
-  readonly waiters: LookupWaiter[]
+  readonly waiters: Fifo<LookupWaiter>
   readonly call: Call<LookupResult>
 }
 
@@ -83,8 +89,10 @@ export class Queues {
   readonly #clientId: ProducerId
   /** What a name stood for when it was last looked up; the least lately looked up first. */
   readonly #byName = new Map<string, Queue>()
-  /** Those above, and those of former names that still had something under way when they were last looked at. */
+  /** The latest with this id, of those that live. */
   readonly #byId = new Map<QueueId, Queue>()
+  /** Those of a name, and forgotten ones that had something under way when they were last looked at. */
+  readonly #live = new Set<Queue>()
   readonly #lookups = new Map<string, Lookup>()
   /** A channel with the client's own producer id was forgotten: its sequences must not begin again. */
   #clientIdIsSpent = false
@@ -97,7 +105,7 @@ export class Queues {
 
   /** There is a connection again: what waited for one leaves. */
   pump(): void {
-    for (const queue of [...this.#byId.values()]) queue.pump()
+    for (const queue of [...this.#live]) queue.pump()
   }
 
   /** The queue of this name, if it is known. */
@@ -133,7 +141,8 @@ export class Queues {
       },
       (error) => end((each) => each.notFound(failedBefore(error))),
     )
-    lookup = { waiters: [waiter], call }
+    lookup = { waiters: new Fifo(), call }
+    lookup.waiters.push(waiter)
     this.#lookups.set(name, lookup)
     try {
       call.begin()
@@ -149,8 +158,8 @@ export class Queues {
     const lookup = this.#lookups.get(name)
     if (lookup === undefined) return
     // Mostly the first ones end first; the rest goes with the answer.
-    while (lookup.waiters[0]?.isOver === true) lookup.waiters.shift()
-    if (lookup.waiters.length > 0) return
+    while (lookup.waiters.first?.isOver === true) lookup.waiters.shift()
+    if (lookup.waiters.size > 0) return
     this.#lookups.delete(name)
     lookup.call.cancel()
   }
@@ -178,6 +187,11 @@ export class Queues {
     if (onlyIf !== undefined && this.#byName.get(name) !== onlyIf) return
     this.#byName.delete(name)
     this.#sweep()
+  }
+
+  /** Its messages outlive what is kept of their queue: acking one may begin something in a forgotten queue. */
+  isLive(queue: Queue): void {
+    this.#live.add(queue)
   }
 
   /** A producer id for a new channel. */
@@ -213,6 +227,7 @@ export class Queues {
     if (queue === undefined) {
       queue = new Queue(this.#core, this, this.#builders, found)
       this.#byId.set(queue.queueId, queue)
+      this.#live.add(queue)
     } else {
       for (const { partition, logEnd } of found.partitions) queue.channels[partition]?.lookedUp(logEnd)
     }
@@ -233,13 +248,19 @@ export class Queues {
 
   /** Lets go of queues that no name leads to and where nothing is under way any more. */
   #sweep(): void {
-    if (this.#byId.size <= this.#byName.size) return
-    for (const [id, queue] of this.#byId) {
+    if (this.#live.size <= this.#byName.size) return
+    for (const queue of this.#live) {
       if (this.#byName.get(queue.name) === queue || !queue.isIdle) continue
-      this.#byId.delete(id)
+      this.#live.delete(queue)
+      if (this.#byId.get(queue.queueId) === queue) this.#byId.delete(queue.queueId)
       this.#clientIdIsSpent = true
     }
   }
+}
+
+/** Whether the broker says that there is no queue with the id that it was asked about. */
+export function isGone({ code }: MqError): boolean {
+  return code === 'QUEUE_DELETED' || code === 'QUEUE_NOT_FOUND'
 }
 
 /** An answer of the wrong kind: the broker's defect. */

@@ -1,17 +1,17 @@
 /** RECEIVE, and settling by receipts. */
 import { MqError } from '../errors.ts'
-import { limits, type PartitionId } from '../types.ts'
+import { limits, type Offset, type PartitionId } from '../types.ts'
 import { crcOf, forEachMessage, readBatch } from '../wire/batch.ts'
 import { encodeClientFrame } from '../wire/codec.ts'
 import type { Delivery, LeasedRange } from '../wire/messages.ts'
-import { leaseLost } from './acker.ts'
+import { contains, leaseLost } from './acker.ts'
 import { runCall } from './call.ts'
-import type { Core } from './core.ts'
+import { checkOnline, type Core } from './core.ts'
 import { decodeReceipt } from './delivery-receipt.ts'
 import { extendItems } from './extend.ts'
 import { Message, type DeliveryContext } from './message.ts'
-import { checkInteger, checkSignal, checkTimeout, defaults, type CallOptions } from './options.ts'
-import { unexpected, type Queue, type Queues } from './queues.ts'
+import { checkArray, checkInteger, checkSignal, checkTimeout, type CallOptions } from './options.ts'
+import { isGone, unexpected, type Queue, type Queues } from './queues.ts'
 import type { Serializer } from './serializer.ts'
 
 export interface ReceiveOptions extends CallOptions {
@@ -41,17 +41,12 @@ export class Receiver {
       options.visibilityTimeoutMs === undefined
         ? null
         : checkInteger('visibilityTimeoutMs', options.visibilityTimeoutMs, 1, limits.visibilityTimeoutMsMax)
-    const signal = checkSignal(options.signal)
-    const timeoutMs = checkTimeout(options.timeoutMs)
-    const queue = await this.#queues.get(name, timeoutMs, signal)
-    this.#core.checkOpen()
+    const { queue, timeoutMs, signal } = await this.#find(name, options)
     const untilMs = this.#core.clock.monotonicMs() + waitMs
     try {
       return await runCall(this.#core, {
         what: `receiving from '${name}'`,
-        // The wait is not the call's fault: what it may take is counted on top.
-        timeoutMs:
-          options.timeoutMs === undefined ? waitMs + defaults.timeoutMs : Math.max(timeoutMs, waitMs),
+        timeoutMs,
         signal,
         cancellable: true,
         endsOnClose: true,
@@ -74,8 +69,7 @@ export class Receiver {
         },
       })
     } catch (error) {
-      if (error instanceof MqError && (error.code === 'QUEUE_DELETED' || error.code === 'QUEUE_NOT_FOUND'))
-        queue.isGone()
+      if (error instanceof MqError && isGone(error)) queue.isGone()
       throw error
     }
   }
@@ -117,18 +111,16 @@ export class Receiver {
 
   /** Acks by receipts: null or the error of each, in order. */
   async ack(name: string, receipts: readonly string[], options: CallOptions): Promise<(MqError | null)[]> {
-    const timeoutMs = checkTimeout(options.timeoutMs)
-    const signal = checkSignal(options.signal)
-    const queue = await this.#queues.get(name, timeoutMs, signal)
-    this.#core.checkOpen()
+    checkArray('receipts', receipts)
+    const { queue, timeoutMs, signal } = await this.#find(name, options)
+    const dueMs = this.#core.turn.nowMs + timeoutMs
     return Promise.all(
       receipts.map(async (text): Promise<MqError | null> => {
         const receipt = ownReceipt(queue, text)
         if (receipt === null) return leaseLost()
-        const { partition, leaseEpoch, lease, offset } = receipt
         return new Promise<MqError | null>((resolve) => {
-          const target = { settled: () => resolve(null), failed: (error: MqError) => resolve(error) }
-          queue.ackers[partition]!.ack(leaseEpoch, lease, offset, target, this.#core.turn.nowMs + timeoutMs)
+          const target = { settled: () => resolve(null), failed: resolve }
+          queue.ackers[receipt.partition]!.ack(receipt, target, dueMs, signal)
         })
       }),
     )
@@ -141,9 +133,10 @@ export class Receiver {
     extendMs: number,
     options: CallOptions,
   ): Promise<(MqError | null)[]> {
-    const queue = await this.#queues.get(name, checkTimeout(options.timeoutMs), checkSignal(options.signal))
+    checkArray('receipts', receipts)
+    const { queue, timeoutMs, signal } = await this.#find(name, options)
     const results: (MqError | null)[] = receipts.map(() => null)
-    const byPartition = new Map<PartitionId, { items: LeasedRange[]; places: number[] }>()
+    const requests: Extension[] = []
     receipts.forEach((text, i) => {
       const receipt = ownReceipt(queue, text)
       if (receipt === null) {
@@ -151,21 +144,22 @@ export class Receiver {
         return
       }
       const { partition, leaseEpoch, lease, offset } = receipt
-      const group = byPartition.get(partition) ?? { items: [], places: [] }
-      byPartition.set(partition, group)
-      group.items.push({ leaseEpoch, lease, offset, count: 1 })
-      group.places.push(i)
+      // The answer names what it refuses by offset alone, so each offset stands once in a request.
+      let request = requests.find((each) => each.partition === partition && each.takes(offset))
+      if (request === undefined) requests.push((request = new Extension(partition)))
+      request.add({ leaseEpoch, lease, offset, count: 1 }, i)
     })
     await Promise.all(
-      [...byPartition].map(async ([partition, { items, places }]) => {
+      requests.map(async ({ partition, items, places }) => {
         try {
-          const refused = await extendItems(this.#core, queue.queueId, partition, extendMs, items, options)
-          for (let i = 0; refused !== null && i < refused.length; i += 2) {
-            items.forEach(({ offset }, k) => {
-              if (offset >= refused[i]! && offset < refused[i]! + refused[i + 1]!)
-                results[places[k]!] = leaseLost()
-            })
-          }
+          const refused = await extendItems(this.#core, queue, partition, extendMs, items, {
+            timeoutMs,
+            signal,
+          })
+          if (refused === null) return
+          items.forEach(({ offset }, k) => {
+            if (contains(refused, offset)) results[places[k]!] = leaseLost()
+          })
         } catch (error) {
           if (!(error instanceof MqError)) throw error
           for (const place of places) results[place] = error
@@ -173,6 +167,46 @@ export class Receiver {
       }),
     )
     return results
+  }
+
+  /** The queue, and what is left of the call's time once it is known. @throws MqError */
+  async #find(
+    name: string,
+    options: CallOptions,
+  ): Promise<{ queue: Queue; timeoutMs: number; signal: AbortSignal | undefined }> {
+    const timeoutMs = checkTimeout(options.timeoutMs)
+    const signal = checkSignal(options.signal)
+    const { turn } = this.#core
+    const begunMs = turn.nowMs
+    const queue = await this.#queues.get(name, timeoutMs, signal)
+    this.#core.checkOpen()
+    checkOnline(this.#core)
+    return { queue, timeoutMs: Math.max(0, timeoutMs - (turn.nowMs - begunMs)), signal: checkSignal(signal) }
+  }
+}
+
+/** Items of one EXTEND: fewer than a frame may have, since an answer goes through them for each. */
+const extendItemsMax = 1024
+
+class Extension {
+  readonly partition: PartitionId
+  readonly items: LeasedRange[] = []
+  /** Where each item's receipt stands in the call. */
+  readonly places: number[] = []
+  readonly #offsets = new Set<Offset>()
+
+  constructor(partition: PartitionId) {
+    this.partition = partition
+  }
+
+  takes(offset: Offset): boolean {
+    return this.items.length < extendItemsMax && !this.#offsets.has(offset)
+  }
+
+  add(item: LeasedRange, place: number): void {
+    this.items.push(item)
+    this.places.push(place)
+    this.#offsets.add(item.offset)
   }
 }
 

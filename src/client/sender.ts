@@ -13,9 +13,13 @@ import type { TurnWork } from './turn.ts'
 
 export interface OutgoingMessage {
   readonly body: Uint8Array | string
-  readonly bodyBytes: number
   readonly serializer: string | null
   readonly attributes: MessageAttributes | null
+  readonly bodyBytes: number
+  /** What counts against the queue's `maxMessageBytes`. */
+  readonly sizeBytes: number
+  /** What counts against the client's `maxPendingBytes`. */
+  readonly heldBytes: number
 }
 
 /** A batch leaves without waiting for the end of the turn once it has this many bytes or messages. */
@@ -26,7 +30,7 @@ const aheadMax = 4
 
 export class Sender implements TurnWork {
   inTurn = false
-  /** Bytes of bodies that were unconfirmed are no longer. */
+  /** Bytes of messages that were unconfirmed are no longer. */
   onRelief: (bytes: number) => void = () => undefined
   readonly #core: Core
   readonly #queue: Queue
@@ -51,10 +55,15 @@ export class Sender implements TurnWork {
   /**
    * Adds a message, whose size was checked; its body is copied.
    * @param dueMs monotonic time at which `target` gives up
-   * @returns the batch it is in, for `giveUp`
    */
-  add(message: OutgoingMessage, target: SendTarget, tag: number, dueMs: number): SendBatch {
-    const { body, bodyBytes, serializer, attributes } = message
+  add(
+    message: OutgoingMessage,
+    target: SendTarget,
+    tag: number,
+    dueMs: number,
+    signal: AbortSignal | undefined,
+  ): void {
+    const { body, bodyBytes, serializer, attributes, heldBytes } = message
     const { batchMessagesMax, batchBytesMax } = this.#core.session.limits
     if (
       this.#builder !== null &&
@@ -67,10 +76,9 @@ export class Sender implements TurnWork {
     const builder = (this.#builder ??= this.#builders.take())
     const batch = (this.#open ??= this.#begin())
     builder.add(body, serializer, attributes)
-    batch.add(target, tag, dueMs, bodyBytes)
+    batch.add(target, tag, dueMs, heldBytes, signal)
     if (builder.byteLength >= softBytes || builder.count >= softMessages) this.pump()
     this.#core.turn.add(this)
-    return batch
   }
 
   atEndOfTurn(): void {
@@ -91,10 +99,13 @@ export class Sender implements TurnWork {
 
   #begin(): SendBatch {
     this.#unanswered++
-    return new SendBatch(this.#core, this.#queue, (bytes, ended) => {
-      if (ended) this.#unanswered--
-      this.onRelief(bytes)
-    })
+    this.#queue.begins()
+    return new SendBatch(
+      this.#core,
+      this.#queue,
+      (bytes) => this.onRelief(bytes),
+      () => this.#unanswered--,
+    )
   }
 
   #seal(): void {

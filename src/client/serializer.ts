@@ -20,12 +20,20 @@ export interface Serializer {
 export const textSerializer = 'text'
 
 // Typed arrays need `moreTypes`: without it they are packed as other bytes of this process's memory.
-const packr = new Packr({ useRecords: false, variableMapSize: true, moreTypes: true })
+const packr = new Packr({
+  useRecords: false,
+  variableMapSize: true,
+  moreTypes: true,
+  // Else it would arrive as undefined.
+  writeFunction() {
+    throw new TypeError('a function is no value')
+  },
+})
 const unpackr = new Unpackr({ useRecords: false, mapsAsObjects: true, moreTypes: true })
 
 /**
  * The default: plain data, dates, `undefined`, bigints of 64 bits, bytes and typed arrays come back as they were;
- * a Map as an object. What would not (sets, errors, regular expressions, cycles) is refused when it is sent.
+ * a Map as an object. What would not (sets, errors, regular expressions, functions, cycles) is refused when it is sent.
  */
 export const msgpackSerializer: Serializer = {
   name: 'msgpack',

@@ -13,7 +13,9 @@ import { MqError } from '../errors.ts'
 import { limits, type ProducerId } from '../types.ts'
 import { decodeServerFrame, encodeClientFrame, RequestError } from '../wire/codec.ts'
 import { Connection } from '../wire/connection.ts'
+import { lengthBytes } from '../wire/frame.ts'
 import { protocolVersion, type RequestId, type ServerFrame, type WireLimits } from '../wire/messages.ts'
+import { failedBefore } from './ending.ts'
 import type { ClientEvents } from './events.ts'
 import type { Emitter } from './emitter.ts'
 
@@ -25,8 +27,11 @@ export type ErrorAnswer = Extract<ServerFrame, { op: 'error' }>
 export interface Request {
   /** The frame, in chunks. Called each time the request is put on a connection: from then on a broker may do it. */
   encode(id: RequestId): readonly Uint8Array[]
-  /** It has left the table. */
-  answered(answer: Answer): void
+  /**
+   * Its answer, during which it still stands in the table.
+   * @returns whether it keeps its place there, to be asked again: by `resume`, or on the next connection
+   */
+  answered(answer: Answer): boolean
   /**
    * The connection it was put on has ended without an answer.
    * @returns whether it is to be sent again; else it leaves the table
@@ -46,7 +51,8 @@ export interface SessionOptions {
   readonly clientId: ProducerId
   /** Whether a first round over all servers without success ends `open`. */
   readonly failsOffline: boolean
-  readonly dialTimeoutMs: number
+  /** What one server gets, from dialing it to its HELLO_OK. */
+  readonly attemptTimeoutMs: number
 }
 
 /** Requests in the table at most, beside what is bounded elsewhere. */
@@ -83,6 +89,7 @@ export class Session {
   #roundStart = 0
   /** Rounds over all servers that failed since a connection was last seen to work. */
   #failedRounds = 0
+  /** Of the attempt, or of the pause before the next. */
   #timer: Timer | null = null
   readonly #ended = new AbortController()
   #lastError: MqError | null = null
@@ -140,6 +147,13 @@ export class Session {
     return id
   }
 
+  /** Puts a request that kept its place on the connection, unless it is there already. */
+  resume(id: RequestId): void {
+    const entry = this.#table.get(id)
+    if (entry === undefined || this.#state !== 'ready' || entry.writtenOn === this.#number) return
+    this.#write(id, entry)
+  }
+
   /** Takes a request out of the table; with `tell`, the broker hears that nobody waits for it. */
   forget(id: RequestId, tell: boolean): void {
     if (tell) this.cancel(id)
@@ -186,7 +200,29 @@ export class Session {
 
   #write(id: RequestId, entry: Entry): void {
     entry.writtenOn = this.#number
-    this.#connection!.send(...entry.request.encode(id))
+    const chunks = entry.request.encode(id)
+    let bytes = -lengthBytes
+    for (const chunk of chunks) bytes += chunk.length
+    const { frameBytesMax } = this.#limits
+    if (bytes <= frameBytesMax) {
+      this.#connection!.send(...chunks)
+      return
+    }
+    // The broker would end the connection, and that of each attempt to send it again.
+    const message = `a request of ${bytes} bytes; a frame has at most ${frameBytesMax}`
+    this.#answer(id, entry, {
+      op: 'error',
+      id,
+      code: 'FRAME_TOO_LARGE',
+      message,
+      retryable: false,
+      details: { bytes, frameBytesMax },
+    })
+  }
+
+  #answer(id: RequestId, entry: Entry, answer: Answer): void {
+    entry.writtenOn = 0
+    if (!entry.request.answered(answer)) this.#table.delete(id)
   }
 
   // -------------------------------------------------------------------------------------------------------------
@@ -195,7 +231,12 @@ export class Session {
   #dial(): void {
     this.#enter('dialing')
     const address = this.#options.servers[this.#server]!
-    const options = { timeoutMs: this.#options.dialTimeoutMs, signal: this.#ended.signal }
+    const { attemptTimeoutMs } = this.#options
+    // Until there is a connection, dialing watches its time itself.
+    this.#timer = this.#env.clock.after(attemptTimeoutMs, () => {
+      this.#drop(new MqError('HANDSHAKE_TIMEOUT', `no HELLO_OK within ${attemptTimeoutMs} ms`))
+    })
+    const options = { timeoutMs: attemptTimeoutMs, signal: this.#ended.signal }
     this.#env.network.connect(address, options).then(
       (socket) => {
         if (this.#state === 'closed') {
@@ -249,7 +290,7 @@ export class Session {
       heartbeatMs: hello.limits.heartbeatMs,
     })
     this.#enter('ready')
-    for (const [id, entry] of this.#table) this.#write(id, entry)
+    for (const id of this.#table.keys()) this.resume(id)
     this.#opening?.resolve()
     this.#opening = null
     if (!isFirst) this.#events.emit('reconnect')
@@ -267,7 +308,7 @@ export class Session {
     const opening = this.#opening
     if (opening !== null && (this.#options.failsOffline || !error.retryable)) {
       this.close(false)
-      opening.reject(error)
+      opening.reject(failedBefore(error))
       return
     }
     // Refused by a broker that is there: asking again may be of no use, which somebody should know.
@@ -313,8 +354,7 @@ export class Session {
       const entry = this.#table.get(frame.id)
       // An answer to nobody: the request was given up in the meantime.
       if (entry === undefined || entry.writtenOn !== this.#number) return
-      this.#table.delete(frame.id)
-      entry.request.answered(frame)
+      this.#answer(frame.id, entry, frame)
       this.#leaveIfDone()
     }
   }

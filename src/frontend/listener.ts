@@ -4,6 +4,9 @@ import { MqError } from '../errors.ts'
 import type { ProducerId } from '../types.ts'
 import { Session, type Request, type SessionHost } from './session.ts'
 
+/** Connections beyond the bound that are told why they are refused; past it they are cut without a word. */
+const refusedMax = 64
+
 /** The broker behind the listener. */
 export interface Backend {
   readonly clusterId: string
@@ -31,6 +34,8 @@ export class Listener implements SessionHost {
   #listener!: NetworkListener
   readonly #sessions = new Set<Session>()
   readonly #byClient = new Map<ProducerId, Session>()
+  /** Those of the sessions that were refused when they came and have not gone yet: at most `refusedMax`. */
+  readonly #refused = new Set<Session>()
   #accepting = true
   #whenEmpty: (() => void) | null = null
 
@@ -108,6 +113,7 @@ export class Listener implements SessionHost {
 
   closed(session: Session, error: MqError | undefined): void {
     this.#sessions.delete(session)
+    this.#refused.delete(session)
     if (this.#byClient.get(session.clientId) === session) this.#byClient.delete(session.clientId)
     if (error !== undefined) {
       this.#backend.logger.warn(
@@ -145,16 +151,20 @@ export class Listener implements SessionHost {
   }
 
   #accept(socket: Socket): void {
+    const refusal = this.#whyNot()
+    if (refusal !== null && this.#refused.size >= refusedMax) return socket.destroy()
     const session = new Session(socket, this.#env.clock, this)
     this.#sessions.add(session)
-    if (!this.#accepting) session.close(new MqError('STOPPING', 'the broker is stopping'))
-    else if (this.#sessions.size > this.#backend.options.maxConnections) {
-      session.close(
-        new MqError(
-          'TOO_MANY_CONNECTIONS',
-          `over ${this.#backend.options.maxConnections} connections are open`,
-        ),
-      )
-    }
+    if (refusal === null) return
+    this.#refused.add(session)
+    session.close(refusal)
+  }
+
+  /** Why one more connection is too many. */
+  #whyNot(): MqError | null {
+    if (!this.#accepting) return new MqError('STOPPING', 'the broker is stopping')
+    const { maxConnections } = this.#backend.options
+    if (this.#sessions.size - this.#refused.size < maxConnections) return null
+    return new MqError('TOO_MANY_CONNECTIONS', `${maxConnections} connections are open`)
   }
 }

@@ -22,6 +22,8 @@ import {
 
 /** Requests in flight on one connection; past it the session reads no further. */
 const inFlightMax = 1024
+/** Requests about queues as a whole, which cost more than their few bytes, between two looks at other connections. */
+const adminPerTurn = 8
 /** Answers that wait to be read by the client; past it the session neither reads nor delivers. */
 const unreadBytesMax = 4 << 20
 /** Past this the client is cut off: it asked for more than it reads. */
@@ -63,6 +65,7 @@ export class Session {
   readonly #inFlight = new Map<RequestId, (() => void) | null>()
   #mode: 'handshake' | 'open' | 'closed' = 'handshake'
   #paused = false
+  #adminInTurn = 0
 
   constructor(socket: Socket, clock: Clock, host: SessionHost) {
     this.#host = host
@@ -141,6 +144,7 @@ export class Session {
   updateFlow(): void {
     if (this.#mode === 'closed') return
     const full =
+      this.#adminInTurn >= adminPerTurn ||
       this.#inFlight.size >= inFlightMax ||
       this.#connection.bufferedBytes >= unreadBytesMax ||
       this.#host.backlogged
@@ -186,6 +190,7 @@ export class Session {
       return
     }
     this.#begin(frame.id)
+    if (isAdmin(frame)) this.#countAdmin()
     try {
       this.#host.handle(this, frame, bytes, headroom)
     } catch (error) {
@@ -193,6 +198,15 @@ export class Session {
       else this.#host.broken(error)
     }
     this.updateFlow()
+  }
+
+  /** A few kilobytes of such requests could keep the broker busy for seconds: others get their turn in between. */
+  #countAdmin(): void {
+    if (++this.#adminInTurn !== adminPerTurn) return
+    this.#clock.soon(() => {
+      this.#adminInTurn = 0
+      this.updateFlow()
+    })
   }
 
   #begin(id: RequestId): void {
@@ -243,6 +257,10 @@ export class Session {
     for (const giveUp of waiting) giveUp?.()
     this.#host.closed(this, error)
   }
+}
+
+function isAdmin({ op }: Request): boolean {
+  return op !== 'send' && op !== 'receive' && op !== 'settle' && op !== 'extend'
 }
 
 function tooEarly(): MqError {

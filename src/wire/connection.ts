@@ -57,6 +57,8 @@ export class Connection {
   #taken = 0
   #takenMs: number
   #paused = false
+  /** What came before a pause is looked at again at the end of this turn; until then the socket rests. */
+  #feedDue = false
 
   constructor(socket: Socket, options: ConnectionOptions) {
     this.#socket = socket
@@ -108,21 +110,29 @@ export class Connection {
     }
   }
 
-  /** Stops reading: the peer will feel it. Of what was read already, frames may still come. Idempotent. */
+  /** Stops reading: the peer will feel it. Of what was read already, no frame comes either. Idempotent. */
   pause(): void {
     // Once it ends, it reads on: the peer's end must be seen.
     if (!this.#isLive || this.#paused) return
     this.#paused = true
+    this.#reader.pause()
     this.#socket.pause()
   }
 
-  /** Reads on. Idempotent. */
+  /** Reads on, at the end of this turn: whoever calls is never called back before. Idempotent. */
   resume(): void {
     if (!this.#isLive || !this.#paused) return
     this.#paused = false
     // Nothing was heard because nothing was read: silence and slowness count from now.
     this.#heardMs = this.#partialSinceMs = this.#options.clock.monotonicMs()
-    this.#socket.resume()
+    if (this.#feedDue) return
+    this.#feedDue = true
+    this.#options.clock.soon(() => {
+      this.#feedDue = false
+      if (!this.#isLive || this.#paused) return
+      this.#read(null)
+      if (this.#isLive && !this.#paused) this.#socket.resume()
+    })
   }
 
   /** Sends what is buffered and ends, in order; a peer that does not take it is cut off. Idempotent. */
@@ -132,7 +142,7 @@ export class Connection {
     this.#reader.stop()
     this.#timer?.cancel()
     // Our end of the stream must be able to be read: a paused socket would never see the peer's.
-    if (this.#paused) this.#socket.resume()
+    if (this.#paused || this.#feedDue) this.#socket.resume()
     this.#socket.end()
     this.#linger(lingerMs)
   }
@@ -177,8 +187,14 @@ export class Connection {
   #onData(bytes: Uint8Array): void {
     if (!this.#isLive) return
     this.#heardMs = this.#options.clock.monotonicMs()
+    this.#read(bytes)
+  }
+
+  /** Reads what came, or, with null, what was kept while we paused. */
+  #read(bytes: Uint8Array | null): void {
     try {
-      this.#reader.push(bytes)
+      if (bytes === null) this.#reader.resume()
+      else this.#reader.push(bytes)
     } catch (error) {
       if (!(error instanceof MqError) || !errorTable[error.code].closes) throw error
       this.closeWith(error)

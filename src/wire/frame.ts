@@ -46,12 +46,20 @@ export class FrameReader {
   #assembly: Uint8Array | null = null
   #filled = 0
   #stopped = false
+  #paused = false
+  /** What came and was not looked at, because of a pause. */
+  #held: Uint8Array[] = []
 
   constructor(options: FrameReaderOptions, onFrame: OnFrame) {
     this.frameBytesMax = options.frameBytesMax
     this.#headroom = options.headroom
     this.#prefaceLeft = options.preface === true ? preface.length : 0
     this.#onFrame = onFrame
+  }
+
+  /** Bytes wait for `resume`. */
+  get holds(): boolean {
+    return this.#held.length > 0
   }
 
   /** Whether a frame has begun and is not complete. */
@@ -64,6 +72,23 @@ export class FrameReader {
     this.#stopped = true
     this.#assembly = null
     this.#lengthBytesRead = 0
+    this.#held = []
+  }
+
+  /** Hands nothing out until `resume`, not even the rest of a chunk that is being read: it is kept. */
+  pause(): void {
+    this.#paused = true
+  }
+
+  /**
+   * Goes on with what was kept. Not to be called from within `onFrame`.
+   * @throws as `push`
+   */
+  resume(): void {
+    this.#paused = false
+    this.#guard(() => {
+      while (this.#held.length > 0 && !this.#paused && !this.#stopped) this.#push(this.#held.shift()!)
+    })
   }
 
   /**
@@ -72,9 +97,15 @@ export class FrameReader {
    * @throws MqError BAD_MAGIC, BAD_FRAME (length 0), FRAME_TOO_LARGE
    */
   push(chunk: Uint8Array): void {
+    // What is kept comes first.
+    if (this.#paused || this.#held.length > 0) this.#held.push(chunk)
+    else this.#guard(() => this.#push(chunk))
+  }
+
+  #guard(read: () => void): void {
     let done = false
     try {
-      this.#push(chunk)
+      read()
       done = true
     } finally {
       if (!done) this.stop()
@@ -90,9 +121,10 @@ export class FrameReader {
       this.#prefaceLeft--
       at++
     }
-    while (at < chunk.length && !this.#stopped) {
+    while (at < chunk.length && !this.#stopped && !this.#paused) {
       at = this.#assembly === null ? this.#begin(chunk, at) : this.#fill(chunk, at)
     }
+    if (at < chunk.length && !this.#stopped) this.#held.unshift(chunk.subarray(at))
   }
 
   /** Reads what there is of a length, and the frame with it if all of it is there. Returns where to go on. */

@@ -8,10 +8,19 @@ import type { Test } from 'tap'
 
 const bin = fileURLToPath(new URL('../../bin/mq-broker.js', import.meta.url))
 
+/**
+ * By way of `env`, which becomes the command: the test runner hooks `spawn` and hands each child its own NODE_OPTIONS,
+ * whatever the caller gave. A module loaded that way runs before ours, as nothing of a user's does.
+ */
+function spawnBin(args: readonly string[], environment: Record<string, string>) {
+  const assignments = Object.entries(cleanEnvironment(environment)).map(([name, value]) => `${name}=${value}`)
+  return spawn('env', ['-i', ...assignments, process.execPath, bin, ...args])
+}
+
 /** Without what the test runner and the developer's shell put there. */
 function cleanEnvironment(extra: Record<string, string>): Record<string, string> {
   const kept = Object.entries(process.env).filter(
-    ([name]) => !/^(TAP|MQ_|NODE_|FORCE_COLOR|NO_COLOR)/.test(name),
+    ([name]) => !/^(_?TAP|MQ_|NODE_|UV_|FORCE_COLOR|NO_COLOR)/.test(name),
   )
   return { ...(Object.fromEntries(kept) as Record<string, string>), ...extra }
 }
@@ -29,7 +38,7 @@ export interface Outcome {
 
 /** Runs `mq-broker …args` to its end. */
 export async function run(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
-  const child = spawn(process.execPath, [bin, ...args], { env: cleanEnvironment(options.environment ?? {}) })
+  const child = spawnBin(args, options.environment ?? {})
   // A command that never looks at its input closes it.
   child.stdin.on('error', () => {})
   child.stdin.end(options.input)
@@ -43,7 +52,7 @@ export async function run(args: readonly string[], options: RunOptions = {}): Pr
 
 /** A command that is still running; its streams are the caller's to read. */
 export function runOn(t: Test, args: readonly string[], environment: Record<string, string> = {}) {
-  const child = spawn(process.execPath, [bin, ...args], { env: cleanEnvironment(environment) })
+  const child = spawnBin(args, environment)
   t.teardown(() => end(child))
   return child
 }

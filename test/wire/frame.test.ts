@@ -170,3 +170,41 @@ t.test('a frame is what any msgpack library reads: a length, then an array', (t)
   t.same(plainDecode(valueOf(frame)), [40, 7, { a: 1, big: 2 ** 40 }], 'which is not written again')
   t.end()
 })
+
+t.test('a paused reader keeps what comes, the rest of a chunk too, and goes on in order', (t) => {
+  const seen: unknown[] = []
+  const reader: FrameReader = new FrameReader({ frameBytesMax: 100, headroom: 8 }, (bytes) => {
+    seen.push(plainDecode(bytes)[0])
+    if (seen.length % 2 === 1) reader.pause()
+  })
+  const stream = Buffer.concat([1, 2, 3, 4, 5].map((n) => encodeFrame([n])))
+  reader.push(Uint8Array.from(stream.subarray(0, 8)))
+  reader.push(Uint8Array.from(stream.subarray(8, 17)))
+  reader.push(Uint8Array.from(stream.subarray(17)))
+  t.strictSame(seen, [1])
+  t.ok(reader.holds)
+  reader.resume()
+  t.strictSame(seen, [1, 2, 3])
+  reader.resume()
+  t.strictSame(seen, [1, 2, 3, 4, 5])
+  reader.resume()
+  t.notOk(reader.holds)
+  t.end()
+})
+
+t.test('a paused reader that is stopped forgets what it kept', (t) => {
+  const reader: FrameReader = new FrameReader({ frameBytesMax: 100, headroom: 8 }, () => reader.pause())
+  reader.push(Uint8Array.from(Buffer.concat([encodeFrame([1]), encodeFrame([2])])))
+  reader.stop()
+  t.notOk(reader.holds)
+  reader.resume()
+  t.equal(reader.frames, 1)
+  t.end()
+})
+
+t.test('what was kept and cannot be trusted is thrown by resume', (t) => {
+  const reader: FrameReader = new FrameReader({ frameBytesMax: 100, headroom: 8 }, () => reader.pause())
+  reader.push(Uint8Array.from(Buffer.concat([encodeFrame([1]), Buffer.alloc(4)])))
+  t.throws(() => reader.resume(), { code: 'BAD_FRAME' })
+  t.end()
+})

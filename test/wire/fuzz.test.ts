@@ -1,7 +1,6 @@
 /**
- * Frames that are nearly right. Each is a valid frame, spoilt where it hurts: heads of values, lengths, counts and
- * the places between values rather than any byte. Whatever comes, the decoders answer with their own errors and
- * without taking memory that the bytes don't account for.
+ * Frames that are nearly right: valid ones, spoilt where it hurts (`spoil.ts`). Whatever comes, the decoders answer
+ * with their own errors and without taking memory that the bytes don't account for.
  */
 import t from 'tap'
 import fc from 'fast-check'
@@ -15,95 +14,16 @@ import {
   encodeServerFrame,
   RequestError,
 } from '../../src/wire/codec.ts'
+import { fuzzOptions, generator, replay, spoil } from './spoil.ts'
 import { buildBatch, clientFrames, sentMessages, serverFrames, valueOf } from './arbitrary.ts'
 
-const runs = 20_000
-const seed = 20_251_124
-
-/** A small generator of its own: fast-check draws the frames, this spoils them. */
-function generator(seed: number) {
-  let state = seed >>> 0
-  return (below: number) => {
-    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
-    return Math.floor((state / 2 ** 32) * below)
-  }
-}
-
-/** Heads that claim much, types that are refused, and numbers at their edges. */
-const splices = [
-  [0xc1],
-  [0xdd, 0xff, 0xff, 0xff, 0xff],
-  [0xdf, 0x7f, 0xff, 0xff, 0xff],
-  [0xc6, 0, 0xff, 0xff, 0xff],
-  [0xdb, 0, 0, 0xff, 0xff],
-  [0xcf, 0, 0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
-  [0xcf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
-  [0xd3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
-  [0xcb, 0x7f, 0xf8, 0, 0, 0, 0, 0, 0],
-  [0xcb, 0x43, 0x40, 0, 0, 0, 0, 0, 0],
-  [0xd4, 0x72, 0x40],
-  [0xa9, ...Buffer.from('__proto__')],
-  [0xa2, 0xff, 0xfe],
-  [0xa1, 0],
-  [0xc0],
-  [0x80],
-  [0x90],
-  new Array<number>(20).fill(0x91),
-]
-
-/** Where values begin, as far as the frame is sound: where a change is most likely to mean something. */
-function headsOf(value: Uint8Array): number[] {
-  const heads: number[] = []
-  for (let at = 0; at < value.length;) {
-    heads.push(at)
-    const token = value[at]!
-    if (token >= 0xa0 && token < 0xc0) at += 1 + (token & 0x1f)
-    else if (token === 0xc4 || token === 0xd9) at += 2 + (value[at + 1] ?? 0)
-    else if (token === 0xc5 || token === 0xda) at += 3 + ((value[at + 1] ?? 0) << 8) + (value[at + 2] ?? 0)
-    else
-      at += [0xcc, 0xd0].includes(token) ? 2 : [0xcd, 0xdc, 0xde].includes(token) ? 3 : token === 0xce ? 5 : 1
-  }
-  return heads
-}
-
-function spoil(value: Uint8Array, below: (n: number) => number): Uint8Array {
-  let bytes = Uint8Array.from(value)
-  for (let times = 1 + below(3); times > 0 && bytes.length > 0; times--) {
-    const heads = headsOf(bytes)
-    const at = below(4) === 0 ? below(bytes.length) : heads[below(heads.length)]!
-    const splice = splices[below(splices.length)]!
-    const other = heads[below(heads.length)]!
-    switch (below(7)) {
-      case 0:
-        bytes[at] = below(256)
-        break
-      case 1:
-        bytes[at] = bytes[at]! ^ (1 << below(8))
-        break
-      case 2:
-        bytes = bytes.subarray(0, at)
-        break
-      case 3:
-        bytes = Uint8Array.from([...bytes.subarray(0, at), ...splice, ...bytes.subarray(at)])
-        break
-      case 4:
-        bytes = Uint8Array.from([...bytes.subarray(0, at), ...splice, ...bytes.subarray(at + splice.length)])
-        break
-      case 5:
-        bytes = Uint8Array.from([...bytes.subarray(0, at), ...bytes.subarray(Math.max(at, other))])
-        break
-      default:
-        bytes = Uint8Array.from([...bytes.subarray(0, at), ...bytes.subarray(Math.min(at, other))])
-    }
-  }
-  return bytes
-}
+const options = fuzzOptions(20_000)
 
 /** Decodes `of` spoilt frames and counts the answers. */
 function fuzz(frames: Uint8Array[], decode: (bytes: Uint8Array) => void): Record<string, number> {
-  const below = generator(seed)
+  const below = generator(options.seed)
   const answers: Record<string, number> = {}
-  for (let i = 0; i < runs; i++) {
+  for (let i = 0; i < options.runs; i++) {
     const bytes = spoil(frames[i % frames.length]!, below)
     let answer = 'accepted'
     try {
@@ -111,7 +31,8 @@ function fuzz(frames: Uint8Array[], decode: (bytes: Uint8Array) => void): Record
     } catch (error) {
       const own = error instanceof RequestError ? error.error : error
       if (!(own instanceof MqError)) {
-        throw new Error(`not an answer to ${Buffer.from(bytes).toString('hex')}`, { cause: error })
+        const frame = Buffer.from(bytes).toString('hex')
+        throw new Error(`${replay(options, i)}: not an answer to ${frame}`, { cause: error })
       }
       answer = own.code
     }
@@ -120,7 +41,8 @@ function fuzz(frames: Uint8Array[], decode: (bytes: Uint8Array) => void): Record
   return answers
 }
 
-const sample = <T>(arbitrary: fc.Arbitrary<T>) => fc.sample(arbitrary, { numRuns: 2000, seed })
+const sample = <T>(arbitrary: fc.Arbitrary<T>) =>
+  fc.sample(arbitrary, { numRuns: 2000, seed: options.seed | 0 })
 
 /** All kinds of answers were reached, else the fuzz only scratches at the gate. */
 const kinds = ['accepted', 'BAD_FRAME', 'DECODE_LIMIT', 'UNSUPPORTED_TYPE', 'INVALID_FIELD']

@@ -1,0 +1,195 @@
+/**
+ * Does the simulation find bugs? Each of these is put into a copy of the compiled source, one at a time, and seeds are
+ * run until one fails. A bug that is not found says that the checks are blind there.
+ *
+ *   node build/test/sim/planted.js [--seeds N] [--only NAME]
+ *
+ * The patches name the text that they replace, exactly, so that a change of that text is noticed here.
+ */
+import { execFile } from 'node:child_process'
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { promisify } from 'node:util'
+import ts from 'typescript'
+
+export interface PlantedBug {
+  readonly name: string
+  readonly file: string
+  readonly find: string
+  readonly replace: string
+}
+
+export const plantedBugs: readonly PlantedBug[] = [
+  {
+    name: 'a send is confirmed before its entry is on the disk',
+    file: 'src/partition/leader.ts',
+    find: `    this.#onceCommitted(ref, { kind: 'sent', epoch: this.state.epoch, base, duplicate: false }, [
+      base,
+      event.count,
+    ])`,
+    replace: `    this.#sink.reply(ref, { kind: 'sent', epoch: this.state.epoch, base, duplicate: false })
+    this.#onceCommitted(undefined, undefined, [base, event.count])`,
+  },
+  {
+    name: 'an ack is confirmed before its entry is on the disk',
+    file: 'src/partition/leader.ts',
+    find: `    this.#onceCommitted(ref, answer, undefined)`,
+    replace: `    this.#sink.reply(ref, answer)`,
+  },
+  {
+    name: 'a retry is answered before the entry that it repeats is on the disk',
+    file: 'src/partition/leader.ts',
+    find: `      this.#push({
+        after: Math.max(known.base + known.count, this.#lastAfter()),
+        ref,
+        reply: { kind: 'sent', epoch: known.epoch, base: known.base, duplicate: true },
+        ready: undefined,
+      })
+      return`,
+    replace: `      this.#sink.reply(ref, { kind: 'sent', epoch: known.epoch, base: known.base, duplicate: true })
+      return`,
+  },
+  {
+    name: 'a settle forgets the last of several ranges, and the message comes back after a restart',
+    file: 'src/partition/fold.ts',
+    find: `        for (let i = 0; i < body.settled.length; i += 2) {`,
+    replace: `        for (let i = 0; i === 0 || i + 2 < body.settled.length; i += 2) {`,
+  },
+  {
+    name: 'a restart does not read the segment after the one of its checkpoint: offsets are given twice',
+    file: 'src/storage/log.ts',
+    find: `      if (segment.name < firstSegment) continue`,
+    replace: `      if (segment.name < firstSegment || (firstSegment !== '' && segment.name > firstSegment)) continue`,
+  },
+  {
+    name: 'a lease is not fenced: a receipt of an earlier epoch settles',
+    file: 'src/partition/leases.ts',
+    find: `lease?.epoch === epoch`,
+    replace: `(lease?.epoch ?? Infinity) >= epoch`,
+  },
+  {
+    name: 'a client sends again as if it were something new',
+    file: 'src/client/channel.ts',
+    find: `    return this.#work.encode(id, this.as)`,
+    replace: `    if (!this.#doubtful) return this.#work.encode(id, this.as)
+    const producerId = this.as.producerId.slice(0, 15) + String.fromCharCode(id & 0xff)
+    return this.#work.encode(id, { ...this.as, producerId })`,
+  },
+  {
+    name: 'an expired message is delivered again before its failure is on the disk',
+    file: 'src/partition/leader.ts',
+    find: `      this.#onceCommitted(undefined, undefined, ranges)
+    }
+  }`,
+    replace: `      for (let j = 0; j < ranges.length; j += 2) this.#ready.set(ranges[j]!, ranges[j]! + ranges[j + 1]!)
+      this.#sink.ready()
+    }
+  }`,
+  },
+  {
+    name: 'a checkpoint overtakes the entries that it speaks of',
+    file: 'src/storage/log.ts',
+    find: `    this.#queue.push(queued)
+`,
+    replace: `    if (queued.end < 0) this.#queue.unshift(queued)
+    else this.#queue.push(queued)
+`,
+  },
+  {
+    name: 'a failed commit is taken for done',
+    file: 'src/storage/log.ts',
+    find: `          this.#fail(asStorageError(error))
+          return false
+        }
+      }
+      // Nothing was written.`,
+    replace: `          return true
+        }
+      }
+      // Nothing was written.`,
+  },
+  {
+    name: 'a planned stop forgets a lease',
+    file: 'src/partition/leases.ts',
+    find: `    return [...this.#leases.values()].map(`,
+    replace: `    return [...this.#leases.values()].slice(1).map(`,
+  },
+  {
+    name: 'a send that was given to a broker and timed out is called failed',
+    file: 'src/client/ending.ts',
+    find: `  return new MqError('TIMEOUT', \`\${what}: \${why}\`, { outcome: outcomeOf(mayBeDone) })`,
+    replace: `  return new MqError('TIMEOUT', \`\${what}: \${why}\`, { outcome: 'failed' })`,
+  },
+]
+
+/** A copy of the compiled tree, with one bug in it. */
+export function plant(bug: PlantedBug, root: string): string {
+  const source = readFileSync(join(root, bug.file), 'utf8')
+  const places = source.split(bug.find).length - 1
+  if (places !== 1) throw new Error(`'${bug.name}': its text is ${places} times in ${bug.file}, not once`)
+  const { compilerOptions } = ts.readConfigFile(join(root, 'tsconfig.json'), (path) => ts.sys.readFile(path))
+    .config as { compilerOptions: Record<string, unknown> }
+  const { options } = ts.convertCompilerOptionsFromJson(compilerOptions, root)
+  const { outputText } = ts.transpileModule(
+    source.replace(bug.find, () => bug.replace),
+    {
+      // One file by itself cannot tell from a package.json that it is a module.
+      compilerOptions: { ...options, module: ts.ModuleKind.ESNext, sourceMap: false },
+      fileName: bug.file,
+    },
+  )
+  const copy = mkdtempSync(join(tmpdir(), 'mq-broker-planted-'))
+  for (const part of ['build/src', 'build/test/sim', 'package.json']) {
+    cpSync(join(root, part), join(copy, part), { recursive: true })
+  }
+  symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'))
+  writeFileSync(join(copy, 'build', bug.file.replace(/\.ts$/, '.js')), outputText)
+  return copy
+}
+
+export interface Hunt {
+  /** Seeds that were run; the last of them failed, if `error` is set. */
+  readonly seeds: number
+  readonly error: string | null
+}
+
+/** Runs seeds with a bug until one fails. */
+export async function hunt(bug: PlantedBug, root: string, from: number, seeds: number): Promise<Hunt> {
+  const copy = plant(bug, root)
+  try {
+    const main = join(copy, 'build/test/sim/main.js')
+    const { stdout } = await promisify(execFile)(
+      process.execPath,
+      [main, '--json', '--from', String(from), '--seeds', String(seeds)],
+      { env: { PATH: process.env['PATH'] }, maxBuffer: 1 << 24 },
+    )
+    const result = JSON.parse(stdout) as { seeds: number; found: { seed: number; error: string }[] }
+    return { seeds: result.seeds, error: result.found[0]?.error.split('\n')[0] ?? null }
+  } finally {
+    rmSync(copy, { recursive: true, force: true })
+  }
+}
+
+async function main(): Promise<void> {
+  const { parseArgs } = await import('node:util')
+  const { values } = parseArgs({
+    options: {
+      seeds: { type: 'string', default: '500' },
+      from: { type: 'string', default: String(Math.floor(Math.random() * 2 ** 31)) },
+      only: { type: 'string', default: '' },
+    },
+  })
+  const root = resolve(import.meta.dirname, '../../..')
+  const from = Number(values.from)
+  let missed = 0
+  console.log(`seeds from ${from}`)
+  for (const bug of plantedBugs.filter(({ name }) => name.includes(values.only))) {
+    const { seeds, error } = await hunt(bug, root, from, Number(values.seeds))
+    if (error === null) missed++
+    console.log(`${error === null ? 'MISSED' : 'found'} in ${seeds} seeds: ${bug.name}\n    ${error ?? ''}`)
+  }
+  process.exit(missed === 0 ? 0 : 1)
+}
+
+if (process.argv[1] === import.meta.filename) await main()
