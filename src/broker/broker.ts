@@ -306,8 +306,14 @@ export class RunningBroker implements Broker {
   }
 
   #diskFull(isFull: boolean): void {
-    if (isFull)
-      this.#tellFull(new MqError('DISK_FULL', 'the disk is full, and a start has to write before it serves'))
+    if (this.#mode === 'starting') {
+      // It can't begin, and says so once.
+      if (isFull)
+        this.#tellFull(
+          new MqError('DISK_FULL', 'the disk is full, and a start has to write before it serves'),
+        )
+      return
+    }
     if (isFull) this.logger.error({}, 'the disk is full: sends are refused until there is room')
     else this.logger.info({}, 'the disk takes writes again')
   }

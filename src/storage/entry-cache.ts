@@ -1,6 +1,10 @@
 /**
- * The entries that were committed or read last, of all partitions of this process, in bounded memory, oldest out
+ * Entries between their commit and their delivery, of all partitions of this process, in bounded memory, oldest out
  * first. A consumer that keeps up with the producers is served from here: nothing is read, copied or verified again.
+ *
+ * An entry is let go as soon as a later one is asked for: what lives shortly costs the garbage collector next to
+ * nothing, and what is kept for long is far dearer than a read. For that reason nothing is kept for a reader that has
+ * fallen behind either, until it has caught up.
  *
  * It keeps the very bytes that were appended, which nobody changes any more. Where they are a small part of the memory
  * that holds them, as a small batch is of what a socket read, they are copied: else a kilobyte would keep a whole
@@ -111,8 +115,10 @@ export class PartitionEntries {
   /** Of what was appended, ascending by offset, and so by age. `#head` items at the front are gone. */
   #appended: (Cached | null)[] = []
   #head = 0
-  /** Where the last hit was: the next is mostly there, or right behind. */
-  #hint = 0
+  /** The reader has been here. */
+  #readEnd: Offset = 0
+  /** The end of the last batch that was not kept until it was read: the reader must pass it before more is kept. */
+  #gapEnd: Offset = 0
   /** What was last read from the store: small receives come back to it. */
   #read: Cached | null = null
 
@@ -123,14 +129,17 @@ export class PartitionEntries {
   /** An entry is on the disk, and may be asked for. */
   committed(bytes: Uint8Array, base: Offset, end: Offset): void {
     if (bytes[13] !== entryKind.batch) return
-    const cached = this.#cache.add(this, bytes, base, end)
-    if (cached !== null) this.#appended.push(cached)
+    const cached = this.#readEnd < this.#gapEnd ? null : this.#cache.add(this, bytes, base, end)
+    if (cached === null) this.#gapEnd = end
+    else this.#appended.push(cached)
   }
 
   /** An entry was read from the store, and verified. */
   read(entry: Entry): void {
     if (this.#read !== null) this.#cache.remove(this.#read)
-    this.#read = this.#cache.add(this, entry.bytes, entry.base, entry.base + entry.count)
+    const end = entry.base + entry.count
+    this.#readEnd = Math.max(this.#readEnd, end)
+    this.#read = this.#cache.add(this, entry.bytes, entry.base, end)
   }
 
   /** The entry that holds `offset`, if it is here. */
@@ -141,6 +150,7 @@ export class PartitionEntries {
       return null
     }
     this.#cache.hits++
+    this.#readEnd = Math.max(this.#readEnd, cached.end)
     return (cached.entry ??= parseEntry(cached.bytes))
   }
 
@@ -150,34 +160,31 @@ export class PartitionEntries {
       this.#read = null
       return
     }
+    if (cached.end > this.#readEnd) this.#gapEnd = Math.max(this.#gapEnd, cached.end)
+    this.#drop()
+  }
+
+  /** Forgets the first of `#appended`. */
+  #drop(): void {
     this.#appended[this.#head++] = null
     if (this.#head < 256 || this.#head * 2 < this.#appended.length) return
     this.#appended.splice(0, this.#head)
-    this.#hint -= this.#head
     this.#head = 0
   }
 
   #find(offset: Offset): Cached | null {
     const read = this.#read
     if (read !== null && holds(read, offset)) return read
-    const appended = this.#appended
-    let low = this.#head
-    let high = appended.length
-    if (low === high || offset < appended[low]!.base || offset >= appended[high - 1]!.end) return null
-    for (let i = Math.max(low, this.#hint); i < Math.min(high, this.#hint + 2); i++) {
-      if (!holds(appended[i]!, offset)) continue
-      this.#hint = i
-      return appended[i]!
+    // Mostly the first or the one behind it, so this does not search; and each is passed over once.
+    for (;;) {
+      const first = this.#appended[this.#head]
+      if (!first || offset < first.base) return null
+      if (offset < first.end) return first
+      // Beyond the last: whoever asked was wrong, or reads what was not kept.
+      if (offset >= this.#appended.at(-1)!.end) return null
+      this.#cache.remove(first)
+      this.#drop()
     }
-    // The last one that begins at or below `offset`.
-    while (high - low > 1) {
-      const middle = (low + high) >> 1
-      if (appended[middle]!.base <= offset) low = middle
-      else high = middle
-    }
-    if (!holds(appended[low]!, offset)) return null
-    this.#hint = low
-    return appended[low]!
   }
 }
 

@@ -100,6 +100,7 @@ void t.test('a start', async (t) => {
     await bench.world.advance(1000)
     t.equal(codeOf(started), 'DISK_FULL')
     t.match((started.error as MqError).message, /disk is full/)
+    t.strictSame(bench.logged, [], 'once')
     bench.disk.full = false
     await bench.complete(bench.start())
     t.pass('and succeeds once there is room: nothing was left open')
