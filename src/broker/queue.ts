@@ -178,8 +178,18 @@ export class Queue {
         }
         count = Math.max(1, fits)
       }
-      const whole = count === entry.count
-      const batch = whole ? entry.payload : sliceBatch(view, skipped, count)
+      let whole = count === entry.count
+      let batch = whole ? entry.payload : sliceBatch(view, skipped, count)
+      // Bodies were counted; what goes with them may be more than they are.
+      while (batch.length > room.bytes && count > 1) {
+        whole = false
+        count >>= 1
+        batch = sliceBatch(view, skipped, count)
+      }
+      if (batch.length > room.bytes && into.length > 0) {
+        room.bytes = 0
+        break
+      }
       into.push({
         partition: partition.id,
         leaseEpoch: partition.leader.state.epoch,
