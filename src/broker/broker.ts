@@ -1,7 +1,7 @@
 /**
  * A broker: composes storage, partitions and frontend, and carries out commands (`commands.ts`).
  *
- * Start: lock → meta → a new epoch, durable → recover every partition → EPOCH_START of each, committed → listen.
+ * Start: lock → bind → meta → a new epoch, durable → recover every partition → EPOCH_START of each, committed → accept.
  * Stop: refuse → hand leases over → checkpoints → administration and log flushed → answers out → connections,
  *       segments, lock; a disk that does not end a commit is not waited for, which counts as its failure.
  * A storage error: nothing is told any more, connections are cut, `failed` resolves; only a restart goes on.
@@ -168,12 +168,15 @@ export class RunningBroker implements Broker {
     const begunMs = clock.monotonicMs()
     await store.lock()
     try {
+      // The address first, and nobody is let in yet: once EPOCH_STARTs are on the disk, the leases that a planned stop
+      // handed over are this start's, and they would be lost with it if the address were taken.
+      this.#commands = new Commands(this)
+      this.#listener = await Listener.open(this.env, this.options.listen, this, this.#commands)
       // Whichever comes first: every EPOCH_START on the disk, or the news that the disk won't take them.
       const failed = await Promise.race([this.#recover(), this.failed, this.#filled])
       if (failed !== undefined) throw failed
-      this.#commands = new Commands(this)
-      this.#listener = await Listener.open(this.env, this.options.listen, this, this.#commands)
       this.#mode = 'serving'
+      this.#listener.accept()
     } catch (error) {
       // Why it did not start says more than why something could not be closed, as a segment that is stuck.
       await this.#close().catch((closing: unknown) => {

@@ -56,7 +56,7 @@ export class Commands implements RequestHandler {
       case 'createQueue':
         return this.#exclusively(session, request.id, () => this.#createQueue(request.name, request.options))
       case 'deleteQueue':
-        return this.#exclusively(session, request.id, () => this.#deleteQueue(request.name))
+        return this.#exclusively(session, request.id, () => this.#deleteQueue(request.name, request.queueId))
       case 'describeQueue':
         return this.#ok(session, request.id, this.#named(request.name).describe(this.#broker.nodeId))
       case 'listQueues':
@@ -238,8 +238,13 @@ export class Commands implements RequestHandler {
     return null
   }
 
-  async #deleteQueue(name: string): Promise<null> {
+  async #deleteQueue(name: string, queueId: QueueId | null): Promise<null> {
+    // A repetition, perhaps: by now the name may be another queue's.
+    if (queueId !== null && this.#broker.meta.wasDeleted(queueId)) return null
     const queue = this.#named(name)
+    if (queueId !== null && queue.id !== queueId) {
+      throw new MqError('QUEUE_NOT_FOUND', `queue ${name} is another one now`)
+    }
     await this.#broker.meta.deleteQueue(name)
     this.#broker.closeQueue(queue)
     return null

@@ -1,3 +1,5 @@
+import { invariant } from '../errors.ts'
+
 /**
  * Who wants to hear of which signal's abort. One signal is often shared by all calls of a program, and Node warns of a
  * leak when a signal has more than ten listeners: so each has one, whoever waits.
@@ -11,6 +13,7 @@ export class AbortWatch {
 
   /** Calls `run` once the signal aborts, unless it is removed before. */
   add(signal: AbortSignal, run: () => void): void {
+    invariant(!signal.aborted, 'a signal that has fired is never heard of again')
     let watched = this.#bySignal.get(signal)
     if (watched === undefined) {
       const runs = new Set<() => void>()

@@ -25,11 +25,6 @@ export interface CallSpec<T> {
   encode(id: RequestId): Uint8Array
   /** The result. Only answers other than ERROR come here. */
   read(answer: Answer): T
-  /**
-   * What an error means if it isn't what it says, or null to reject with it.
-   * @param mayBeDone an earlier copy of this request may have been carried out
-   */
-  readError?(error: MqError, mayBeDone: boolean): { result: T } | null
   /** It will be sent again because of this error. */
   retrying?(error: MqError): void
 }
@@ -128,14 +123,10 @@ export class Call<T> implements Request, Deadline, Work {
       })
       return
     }
-    const read = this.#spec.readError?.(error, this.#doubtful) ?? null
     this.#end()
-    if (read !== null) this.#resolve(read.result)
-    else {
-      const { code, message, details } = error
-      const outcome = this.#doubtful || mayHaveBegun(code) ? 'unknown' : 'failed'
-      this.#reject(new MqError(code, message, { outcome, details }))
-    }
+    const { code, message, details } = error
+    const outcome = this.#doubtful || mayHaveBegun(code) ? 'unknown' : 'failed'
+    this.#reject(new MqError(code, message, { outcome, details }))
   }
 
   expire(): void {

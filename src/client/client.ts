@@ -2,7 +2,7 @@ import { MqError } from '../errors.ts'
 import type { QueueDescription, QueueOptions, QueueSummary } from '../types.ts'
 import { encodeClientFrame } from '../wire/codec.ts'
 import type { RequestId } from '../wire/messages.ts'
-import { runCall, type CallSpec } from './call.ts'
+import { runCall } from './call.ts'
 import type { Core } from './core.ts'
 import type { Emitter } from './emitter.ts'
 import type { ClientEvents } from './events.ts'
@@ -105,15 +105,19 @@ export class MqClient {
 
   /** Deletes a queue and all its messages. @throws MqError QUEUE_NOT_FOUND */
   async deleteQueue(name: string, options: CallOptions = {}): Promise<void> {
-    await this.#admin(
-      name,
-      'deleting',
-      options,
-      (id) => encodeClientFrame({ op: 'deleteQueue', id, name }),
-      // An earlier copy of this very request may have deleted it.
-      (error, mayBeDone) => (mayBeDone && error.code === 'QUEUE_NOT_FOUND' ? { result: null } : null),
+    const { queues, core } = this.#parts
+    const begunMs = core.clock.monotonicMs()
+    const timeoutMs = checkTimeout(options.timeoutMs)
+    const queueId = await this.#run(() => {
+      checkQueueName(name)
+      return queues.idOf(name, timeoutMs, checkSignal(options.signal))
+    })
+    const leftMs = timeoutMs - (core.clock.monotonicMs() - begunMs)
+    // By its id: sent again after a lost answer, the request must not delete a later queue of the same name.
+    await this.#admin(name, 'deleting', { ...options, timeoutMs: Math.max(0, leftMs) }, (id) =>
+      encodeClientFrame({ op: 'deleteQueue', id, name, queueId }),
     )
-    this.#parts.queues.forget(name)
+    queues.forget(name)
   }
 
   /** All queues, by name. */
@@ -245,20 +249,14 @@ export class MqClient {
     what: string,
     options: CallOptions,
     encode: (id: RequestId) => Uint8Array,
-    readError?: CallSpec<unknown>['readError'],
   ): Promise<unknown> {
     return this.#run(() => {
       checkQueueName(name)
-      return this.#ok(`${what} queue '${name}'`, options, encode, readError)
+      return this.#ok(`${what} queue '${name}'`, options, encode)
     })
   }
 
-  async #ok(
-    what: string,
-    options: CallOptions,
-    encode: (id: RequestId) => Uint8Array,
-    readError?: CallSpec<unknown>['readError'],
-  ): Promise<unknown> {
+  async #ok(what: string, options: CallOptions, encode: (id: RequestId) => Uint8Array): Promise<unknown> {
     this.#parts.core.checkOpen()
     return runCall<unknown>(this.#parts.core, {
       what,
@@ -269,7 +267,6 @@ export class MqClient {
         if (answer.op !== 'ok') throw unexpected(what, answer.op)
         return answer.result
       },
-      ...(readError === undefined ? {} : { readError }),
     })
   }
 

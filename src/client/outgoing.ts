@@ -47,6 +47,20 @@ export class Outgoing implements LookupWaiter, Deadline, Work {
     this.#queues.lookup(this.name, this)
   }
 
+  /**
+   * Its signal has aborted, or its time is over, and it was not told yet: the one before it was, and made room for it
+   * in the same moment. It must not be sent.
+   */
+  get isUnwanted(): boolean {
+    const { signal, dueMs } = this.sending
+    return signal?.aborted === true || dueMs <= this.#core.turn.nowMs
+  }
+
+  giveUp(): void {
+    if (this.sending.signal?.aborted === true) this.#onAbort()
+    else this.expire()
+  }
+
   /** It waits no more. */
   leave(): void {
     if (this.isOver) return

@@ -96,7 +96,9 @@ export class Producer {
         if (--left === 0) resolve(results)
       }
       const target: SendTarget = { sent: put, failed: put }
-      entries.forEach((entry, tag) => {
+      // By index: forEach would pass over a hole, and nobody would ever answer for it.
+      for (let tag = 0; tag < entries.length; tag++) {
+        const entry = entries[tag]!
         try {
           if (typeof entry !== 'object' || entry === null)
             throw invalidField('entries', 'must hold { body, … }')
@@ -105,7 +107,7 @@ export class Producer {
           if (!(error instanceof MqError)) throw error
           put(error, tag)
         }
-      })
+      }
     })
   }
 
@@ -118,6 +120,10 @@ export class Producer {
         if (queue === undefined) {
           first.lookUp()
           return
+        }
+        if (first.isUnwanted) {
+          first.giveUp()
+          continue
         }
         first.leave()
         this.#waiting.shift()

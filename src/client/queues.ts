@@ -175,6 +175,15 @@ export class Queues {
     }
   }
 
+  /** The id that a name has now, whatever is known of it. @throws MqError QUEUE_NOT_FOUND */
+  async idOf(name: string, timeoutMs: number, signal: AbortSignal | undefined): Promise<QueueId> {
+    try {
+      return (await runCall(this.#core, this.#spec(name, timeoutMs, signal))).queueId
+    } catch (error) {
+      throw error instanceof MqError ? failedBefore(error) : error
+    }
+  }
+
   /** Where a partition's log ends now. @throws MqError QUEUE_DELETED when the name has another queue by now */
   async logEnd(queue: Queue, partition: PartitionId): Promise<Offset> {
     const found = await runCall(this.#core, this.#spec(queue.name))

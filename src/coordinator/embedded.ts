@@ -3,6 +3,7 @@
  * (LOG.md). Writes are rare and one at a time; what is read is in memory. A deletion is a tombstone that names the
  * queue's id: a log is never removed for being absent from a list.
  */
+import { crc32 } from 'node:zlib'
 import type { Clock, Put, Random, Segment, Store } from '../env.ts'
 import { invariant, MqError } from '../errors.ts'
 import type { Epoch, QueueId, QueueOptions } from '../types.ts'
@@ -140,7 +141,7 @@ export class EmbeddedStore {
     if (format === undefined || node === undefined) {
       this.#clusterId = hex(this.#random.bytes(8))
       this.#nodeId = nodeId ?? hex(this.#random.bytes(4))
-      await this.#commit([put('format', [dataFormat]), put('node', [this.#clusterId, this.#nodeId])])
+      await this.#commit([metaPut('format', [dataFormat]), metaPut('node', [this.#clusterId, this.#nodeId])])
     } else {
       ;[this.#clusterId, this.#nodeId] = node
       if (nodeId !== undefined && nodeId !== this.#nodeId) {
@@ -153,7 +154,7 @@ export class EmbeddedStore {
     this.#epoch = (this.#get('epoch') as [number] | undefined)?.[0] ?? 0
     const queues: QueueRecord[] = []
     this.#segment.scan(Buffer.from('queue/'), Buffer.from('queue0'), (key, value) => {
-      const [name, options, createdMs, deletedMs] = unpack(Uint8Array.from(value)) as [
+      const [name, options, createdMs, deletedMs] = verified(key, value) as [
         string,
         QueueOptions,
         number,
@@ -170,12 +171,7 @@ export class EmbeddedStore {
 
   #get(key: string): unknown {
     const value = this.#segment.get(Buffer.from(key))
-    if (value === undefined) return undefined
-    try {
-      return unpack(Uint8Array.from(value))
-    } catch (cause) {
-      throw new MqError('CORRUPT_LOG', `meta key '${key}' cannot be read`, { cause })
-    }
+    return value === undefined ? undefined : verified(Buffer.from(key), value)
   }
 
   #writeQueue(record: QueueRecord): Promise<void> {
@@ -188,7 +184,7 @@ export class EmbeddedStore {
   }
 
   #write(key: string, value: unknown): Promise<void> {
-    const written = this.#last.then(() => this.#commit([put(key, value)]))
+    const written = this.#last.then(() => this.#commit([metaPut(key, value)]))
     this.#last = written.catch(() => undefined)
     return written
   }
@@ -227,8 +223,21 @@ export class EmbeddedStore {
   }
 }
 
-function put(key: string, value: unknown): { key: Uint8Array; value: Uint8Array } {
-  return { key: Buffer.from(key), value: pack(value) }
+/** What is stored: the value with its crc before it. Of one flipped bit a queue could be another, or gone, and nobody would know. */
+export function metaPut(key: string, value: unknown): Put {
+  const body = pack(value)
+  const stored = Buffer.allocUnsafeSlow(4 + body.length)
+  stored.writeUInt32BE(crc32(body, crc32(key)), 0)
+  stored.set(body, 4)
+  return { key: Buffer.from(key), value: stored }
+}
+
+/** @throws MqError CORRUPT_LOG */
+function verified(key: Uint8Array, stored: Uint8Array): unknown {
+  const bytes = Buffer.from(stored)
+  const body = bytes.subarray(4)
+  if (bytes.length > 4 && crc32(body, crc32(key)) === bytes.readUInt32BE(0)) return unpack(body)
+  throw new MqError('CORRUPT_LOG', `meta key '${Buffer.from(key).toString('latin1')}' cannot be read`)
 }
 
 function hex(bytes: Uint8Array): string {

@@ -36,7 +36,8 @@ export class Listener implements SessionHost {
   readonly #byClient = new Map<ProducerId, Session>()
   /** Those of the sessions that were refused when they came and have not gone yet: at most `refusedMax`. */
   readonly #refused = new Set<Session>()
-  #accepting = true
+  /** Why nobody is let in, if so. */
+  #refusal: MqError | null = new MqError('STOPPING', 'the broker is starting')
   #whenEmpty: (() => void) | null = null
 
   private constructor(env: Env, backend: Backend, handler: RequestHandler) {
@@ -45,6 +46,7 @@ export class Listener implements SessionHost {
     this.#handler = handler
   }
 
+  /** Takes the address. Whoever connects is told to come again, until `accept`. */
   static async open(
     env: Env,
     address: Address,
@@ -54,6 +56,11 @@ export class Listener implements SessionHost {
     const self = new Listener(env, backend, handler)
     self.#listener = await env.network.listen(address, (socket) => self.#accept(socket))
     return self
+  }
+
+  /** From now on whoever connects is let in. */
+  accept(): void {
+    this.#refusal = null
   }
 
   get address(): Address {
@@ -126,14 +133,14 @@ export class Listener implements SessionHost {
 
   /** No new connections; those that are open are told. */
   async stopAccepting(): Promise<void> {
-    this.#accepting = false
+    this.#refusal = new MqError('STOPPING', 'the broker is stopping')
     await this.#listener.close()
     for (const session of this.#sessions) session.goAway('stopping')
   }
 
   /** Sends what was answered and ends every connection; those that do not read are cut after a second. */
   async close(): Promise<void> {
-    this.#accepting = false
+    this.#refusal = new MqError('STOPPING', 'the broker is stopping')
     await this.#listener.close()
     if (this.#sessions.size === 0) return
     const empty = new Promise<void>((resolve) => (this.#whenEmpty = resolve))
@@ -145,7 +152,7 @@ export class Listener implements SessionHost {
 
   /** Cuts every connection: nothing more is said. */
   destroy(): void {
-    this.#accepting = false
+    this.#refusal = new MqError('STOPPING', 'the broker is stopping')
     void this.#listener.close()
     for (const session of [...this.#sessions]) session.destroy()
   }
@@ -162,7 +169,7 @@ export class Listener implements SessionHost {
 
   /** Why one more connection is too many. */
   #whyNot(): MqError | null {
-    if (!this.#accepting) return new MqError('STOPPING', 'the broker is stopping')
+    if (this.#refusal !== null) return this.#refusal
     const { maxConnections } = this.#backend.options
     if (this.#sessions.size - this.#refused.size < maxConnections) return null
     return new MqError('TOO_MANY_CONNECTIONS', `${maxConnections} connections are open`)

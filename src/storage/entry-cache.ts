@@ -15,9 +15,8 @@ import type { Offset } from '../types.ts'
 
 /** What an entry costs beside its bytes, roughly. */
 const overheadBytes = 256
-/** Entries up to this size are copied into slabs of ours. */
+/** Up to this size a copy costs less than what else may be in the same memory. */
 const smallEntryBytes = 4096
-const slabBytes = 64 << 10
 
 /** One entry that is there; a link of the list of all of them, by age. */
 interface Cached {
@@ -40,8 +39,6 @@ export class EntryCache {
   #bytes = 0
   #oldest: Cached | null = null
   #newest: Cached | null = null
-  #slab = Buffer.alloc(0)
-  #slabUsed = 0
 
   constructor(bytesMax: number) {
     this.#bytesMax = bytesMax
@@ -54,9 +51,8 @@ export class EntryCache {
 
   /** @internal Null when it is too large to be kept at all. */
   add(owner: PartitionEntries, bytes: Uint8Array, base: Offset, end: Offset): Cached | null {
-    const kept = this.#keep(bytes)
-    const costBytes =
-      overheadBytes + (bytes.length <= smallEntryBytes ? bytes.length : kept.buffer.byteLength)
+    const kept = ownBytes(bytes)
+    const costBytes = overheadBytes + kept.buffer.byteLength
     if (costBytes > this.#bytesMax) return null
     const cached: Cached = {
       base,
@@ -89,24 +85,19 @@ export class EntryCache {
     else newer.older = older
     this.#bytes -= cached.costBytes
   }
+}
 
-  #keep(bytes: Uint8Array): Buffer {
-    const { length } = bytes
-    if (length > smallEntryBytes) {
-      if (bytes.buffer.byteLength <= 2 * length) return Buffer.from(bytes.buffer, bytes.byteOffset, length)
-      const copy = Buffer.allocUnsafeSlow(length)
-      copy.set(bytes)
-      return copy
-    }
-    if (this.#slabUsed + length > this.#slab.length) {
-      this.#slab = Buffer.allocUnsafeSlow(slabBytes)
-      this.#slabUsed = 0
-    }
-    const copy = this.#slab.subarray(this.#slabUsed, this.#slabUsed + length)
-    copy.set(bytes)
-    this.#slabUsed += length
-    return copy
-  }
+/**
+ * The bytes, without much else in the same memory. No slabs: one entry of a quiet partition would keep a slab whose
+ * other entries have long been passed.
+ */
+function ownBytes(bytes: Uint8Array): Buffer {
+  const { length } = bytes
+  if (length > smallEntryBytes && bytes.buffer.byteLength <= 2 * length)
+    return Buffer.from(bytes.buffer, bytes.byteOffset, length)
+  const copy = Buffer.allocUnsafeSlow(length)
+  copy.set(bytes)
+  return copy
 }
 
 /** What the cache has of one partition. */

@@ -64,7 +64,7 @@ const fieldsOf: Readonly<Record<number, readonly string[]>> = {
   [op.createQueue]: ['name', 'options'],
   [op.listQueues]: ['after', 'limit'],
   [op.describeQueue]: ['name'],
-  [op.deleteQueue]: ['name'],
+  [op.deleteQueue]: ['name', 'queueId'],
   [op.send]: [
     'queueId',
     'partition',
@@ -287,7 +287,12 @@ function readClientFrame(head: Head): ClientFrame {
     case op.describeQueue:
       return { op: 'describeQueue', id, name: readQueueName(cursor, 'name') }
     default:
-      return { op: 'deleteQueue', id, name: readQueueName(cursor, 'name') }
+      return {
+        op: 'deleteQueue',
+        id,
+        name: readQueueName(cursor, 'name'),
+        queueId: cursor.nil() ? null : readQueueId(cursor),
+      }
   }
 }
 
@@ -786,7 +791,12 @@ export function encodeClientFrame(frame: ClientFrame): Uint8Array {
     case 'describeQueue':
       return encodeFrame([op.describeQueue, frame.id, frame.name])
     case 'deleteQueue':
-      return encodeFrame([op.deleteQueue, frame.id, frame.name])
+      return encodeFrame([
+        op.deleteQueue,
+        frame.id,
+        frame.name,
+        frame.queueId === null ? null : Buffer.from(frame.queueId, 'hex'),
+      ])
     case 'unsupported':
     case 'forbidden':
       return encodeFrame([frame.nr, frame.id])

@@ -132,7 +132,7 @@ export type ClientFrame =
   | { op: 'createQueue'; id: RequestId; name: string; options: Record<string, unknown> }
   | { op: 'listQueues'; id: RequestId; after: string | null; limit: number }
   | { op: 'describeQueue'; id: RequestId; name: string }
-  | { op: 'deleteQueue'; id: RequestId; name: string }
+  | { op: 'deleteQueue'; id: RequestId; name: string; queueId: QueueId | null }
   | SendRequest
   | ReceiveRequest
   | SettleRequest

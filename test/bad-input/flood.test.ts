@@ -183,7 +183,7 @@ t.test('queues without end: QUOTA_EXCEEDED, and a deleted one makes room', async
   const quota = { code: 'QUOTA_EXCEEDED', message: /5 queues/ }
   assertRefused(t, await peer.ask(op.createQueue, 'one-more', {}), quota)
   t.equal((await peer.ask(op.createQueue, 'q0', {}))[0], op.ok, 'one that exists is none more')
-  await peer.ask(op.deleteQueue, 'q0')
+  await peer.ask(op.deleteQueue, 'q0', null)
   t.equal((await peer.ask(op.createQueue, 'one-more', {}))[0], op.ok)
   stage.keep()
   await stage.check(t)

@@ -82,7 +82,7 @@ function request(below: Below, queues: KnownQueue[], items: number[][], id: numb
       if (below(3) > 0) delete (created as Partial<typeof created>).constructor
       return [
         [op.createQueue, id, name, created],
-        [op.deleteQueue, id, name],
+        [op.deleteQueue, id, name, null],
         [op.lookup, id, name],
         [op.describeQueue, id, name],
       ][below(4)]!

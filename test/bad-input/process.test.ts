@@ -7,10 +7,10 @@ import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import t, { type Test } from 'tap'
 import { startBroker as startInProcess } from '../../src/broker/broker.ts'
+import { metaPut } from '../../src/coordinator/embedded.ts'
 import type { Put } from '../../src/env.ts'
 import { openLmdbStore } from '../../src/storage/lmdb.ts'
 import { systemClock, systemRandom } from '../../src/system.ts'
-import { pack } from '../../src/wire/msgpack.ts'
 import { socketNetwork } from '../../src/wire/sockets.ts'
 import { assertOneLine, run, startBroker } from '../cli/process.ts'
 
@@ -110,7 +110,7 @@ t.test('a data directory of another node: wrong usage', async (t) => {
 
 t.test('meta data of a newer version', async (t) => {
   const dataDir = await usedDirectory(t)
-  await rewrite(dataDir, 'meta', () => [{ key: Buffer.from('format'), value: pack([2]) }])
+  await rewrite(dataDir, 'meta', () => [metaPut('format', [2])])
   const before = contents(dataDir)
   await assertRefused(t, ['--data-dir', dataDir], 1, /newer.*\(NEWER_DATA_FORMAT\)/)
   t.strictSame(contents(dataDir), before, 'left alone')

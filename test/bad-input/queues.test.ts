@@ -21,7 +21,8 @@ void row('a queue that is missing: QUEUE_NOT_FOUND, with the names that are near
   const peer = await stage.peer()
   const refusal = { code: 'QUEUE_NOT_FOUND', details: { similar: ['orders'] }, message: /ordres.*orders/ }
   for (const nr of [op.lookup, op.describeQueue, op.deleteQueue]) {
-    assertRefused(t, await peer.ask(nr, 'ordres'), refusal, `${nr}`)
+    const more = nr === op.deleteQueue ? [null] : []
+    assertRefused(t, await peer.ask(nr, 'ordres', ...more), refusal, `${nr}`)
   }
 })
 
@@ -49,7 +50,7 @@ const everyRequest = (queue: KnownQueue): [number, ...unknown[]][] => [
 void row('a queue that was deleted, by its id: QUEUE_DELETED, even when another has its name', async (t) => {
   const queue = await stage.queue({}, 'deleted')
   const peer = await stage.peer()
-  t.equal((await peer.ask(op.deleteQueue, 'deleted'))[0], op.ok)
+  t.equal((await peer.ask(op.deleteQueue, 'deleted', null))[0], op.ok)
   stage.keep()
   for (const request of everyRequest(queue)) {
     assertRefused(t, await peer.ask(...request), { code: 'QUEUE_DELETED' }, `${request[0]}`)
@@ -69,7 +70,7 @@ void row('a queue that is deleted under a receive that waits: QUEUE_DELETED', as
   const queue = await stage.queue({}, 'waited-for')
   const peer = await stage.peer()
   peer.send([op.receive, 100, ...receiveFields(queue, { waitMs: 20_000 })])
-  t.equal((await peer.ask(op.deleteQueue, queue.name))[0], op.ok)
+  t.equal((await peer.ask(op.deleteQueue, queue.name, null))[0], op.ok)
   stage.keep()
   assertRefused(t, await peer.answer(100), { code: 'QUEUE_DELETED' })
 })
@@ -79,7 +80,7 @@ t.test('a queue that is deleted under a send that waits for the disk: QUEUE_DELE
   const stage = await simulatedStage(t, {}, { diskLatencyMs: [5, 5] })
   const queue = await stage.queue()
   const peer = await stage.peer()
-  peer.send([op.deleteQueue, 100, queue.name])
+  peer.send([op.deleteQueue, 100, queue.name, null])
   await stage.world!.advance(4)
   peer.send([op.send, 101, ...sendFields(queue)])
   const { leader } = stage.broker.internals.queues.get(queue.name)!.partitions[0]!
@@ -113,7 +114,7 @@ void row('a queue created and deleted in one breath, many times', async (t) => {
   const peer = await stage.peer()
   const frames: Frame[] = []
   for (let i = 0; i < 30; i++) {
-    frames.push([op.createQueue, 100 + 2 * i, 'brief', {}], [op.deleteQueue, 101 + 2 * i, 'brief'])
+    frames.push([op.createQueue, 100 + 2 * i, 'brief', {}], [op.deleteQueue, 101 + 2 * i, 'brief', null])
   }
   peer.send(...frames)
   for (const [, id] of frames) t.equal((await peer.answer(id))[0], op.ok)

@@ -93,7 +93,7 @@ void row('a frame that is cut short by the end of the stream has no effect', asy
   const queue = await stage.queue()
   const send = encodeFrame([op.send, 5, ...sendFields(queue)])
   const create = encodeFrame([op.createQueue, 5, 'half', {}])
-  for (const frame of [send, create, encodeFrame([op.deleteQueue, 5, queue.name])]) {
+  for (const frame of [send, create, encodeFrame([op.deleteQueue, 5, queue.name, null])]) {
     for (const end of [1, 3, 4, 5, frame.length - 1]) {
       const peer = await stage.peer()
       peer.write(frame.subarray(0, end))
@@ -260,7 +260,12 @@ void row('a request id that is in flight: DUPLICATE_REQUEST_ID, and neither is c
 void row('what follows a frame that cuts the connection off is not carried out', async (t) => {
   const queue = await stage.queue()
   const peer = await stage.peer()
-  peer.send([op.heartbeat, 0], [63, 1], [op.send, 5, ...sendFields(queue)], [op.deleteQueue, 6, queue.name])
+  peer.send(
+    [op.heartbeat, 0],
+    [63, 1],
+    [op.send, 5, ...sendFields(queue)],
+    [op.deleteQueue, 6, queue.name, null],
+  )
   await assertCutOff(t, peer, { code: 'UNSUPPORTED_VERSION' })
   t.ok(stage.broker.internals.queues.has(queue.name))
 })

@@ -55,3 +55,34 @@ void t.test('a batch that rots on the disk', async (t) => {
     t.strictSame(bench.logged, ['messages quarantined: their stored bytes do not verify'])
   })
 })
+
+void t.test(
+  'a rotten count that reaches over its neighbour in the record costs only its own message',
+  async (t) => {
+    const bench = await BrokerBench.serving()
+    const [first, second, third] = [await bench.connect(), await bench.connect(), await bench.connect()]
+    await bench.complete(first.createQueue('orders'))
+    for (const client of [second, third]) await bench.complete(client.send('orders', 'warm'))
+    // Both wait for the commit of what went before, so that they share a record.
+    const sent = [
+      first.send('orders', 'before'),
+      second.send('orders', 'second'),
+      third.send('orders', 'third'),
+    ]
+    await bench.complete(Promise.all(sent))
+    for (const client of [first, second, third]) await bench.complete(client.close())
+    await bench.complete(bench.broker.stop())
+    const { values } = bench.disk.attach().links.segments.get('00000001')!
+    const record = values
+      .map((value) => Buffer.from(value.buffer, value.byteOffset, value.length))
+      .find((bytes) => bytes.includes('second') && bytes.includes('third'))
+    t.ok(record, 'they share a record')
+    record![22]! ^= 1
+    await bench.restart()
+    const client = await bench.connect()
+    const received = await bench.complete(client.receive('orders', { max: 10 }))
+    const bodies = received.map((message) => message.text())
+    t.ok(bodies.includes('third') || bodies.includes('second'), 'the neighbour is served')
+    t.equal(bench.broker.internals.queues.get('orders')!.partitions[0]!.leader.state.quarantined.size, 1)
+  },
+)

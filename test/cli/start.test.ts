@@ -2,8 +2,8 @@
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
-import { pack } from 'msgpackr/pack'
 import t from 'tap'
+import { metaPut } from '../../src/coordinator/embedded.ts'
 import { openLmdbStore } from '../../src/storage/lmdb.ts'
 import { assertOneLine, firstLine, run, runOn, startBroker } from './process.ts'
 
@@ -117,7 +117,7 @@ t.test('data of a newer version: 1, and it is left alone', async (t) => {
   const store = openLmdbStore(dataDir)
   await store.lock()
   const meta = await store.open('meta', { create: true })
-  await meta.commit([{ key: Buffer.from('format'), value: pack([2]) }])
+  await meta.commit([metaPut('format', [2])])
   await meta.close()
   await store.close()
   const { code, stderr } = await run(['start', '--log-level', 'silent', '--data-dir', dataDir, ...freePorts])

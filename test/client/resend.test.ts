@@ -1,7 +1,6 @@
 /** What a client sends again: after a lost connection, and after the refusals that it answers by itself. */
 import { test } from 'tap'
-import type { MqError } from '../../src/errors.ts'
-import { delivery, stage, verdict, watch } from './scripted-server.ts'
+import { delivery, queueIdOf, stage, verdict, watch } from './scripted-server.ts'
 
 /** A client whose queue is known, so that what follows goes at once. */
 async function warm(...options: Parameters<typeof stage>) {
@@ -256,18 +255,28 @@ test('a call is sent again on the next connection, under a new id or the same, a
   t.strictSame(server.heard, ['1: createQueue other', '2: createQueue other'])
 })
 
-test('deleting a queue that is gone at the second attempt has succeeded', async (t) => {
+test('a deletion that is sent again names the queue that it meant, not whichever has the name by then', async (t) => {
   const { mq, server, world, settle } = await warm()
   server.on.deleteQueue = () => undefined
   const deleted = watch(mq.deleteQueue('other'))
   await settle()
-  server.on.deleteQueue = (frame, line) => line.refuse(frame.id, 'QUEUE_NOT_FOUND')
+  delete server.on.deleteQueue
+  server.on.lookup = (frame, line) => line.refuse(frame.id, 'QUEUE_NOT_FOUND')
   world.cut('client', 'broker')
   await settle()
   t.equal(deleted.state, 'resolved')
-  const again = watch(mq.deleteQueue('other'))
+  t.strictSame(
+    server.all('deleteQueue').map(({ queueId }) => queueId),
+    [queueIdOf('other'), queueIdOf('other')],
+  )
+})
+
+test('deleting a queue that is not there is QUEUE_NOT_FOUND', async (t) => {
+  const { mq, server, settle } = await warm()
+  server.on.lookup = (frame, line) => line.refuse(frame.id, 'QUEUE_NOT_FOUND')
+  const deleted = watch(mq.deleteQueue('other'))
   await settle()
-  t.equal((again.error as MqError).code, 'QUEUE_NOT_FOUND')
+  t.equal(verdict(deleted), 'QUEUE_NOT_FOUND failed')
 })
 
 test('a receive asks the next connection only for the rest of its wait', async (t) => {

@@ -281,3 +281,30 @@ test('sendBatch of what is no list is refused', async (t) => {
   await settle()
   t.equal(verdict(sent), 'INVALID_FIELD failed')
 })
+
+test('a hole in the entries of a batch is a bad entry, and the call ends', async (t) => {
+  const { mq, world } = await stage()
+  // eslint-disable-next-line no-sparse-arrays
+  const results = await world.complete(
+    mq.sendBatch('q', [{ body: 'a' }, , { body: 'b' }] as { body: string }[]),
+  )
+  t.strictSame(
+    results.map((result) => (result instanceof Error ? result.code : 'sent')),
+    ['sent', 'INVALID_FIELD', 'sent'],
+  )
+})
+
+test('what waits for room when its signal aborts is not sent, though the abort of another makes room', async (t) => {
+  const { mq, server, settle } = await stage({}, { maxPendingBytes: 100 })
+  server.on.send = () => undefined
+  const controller = new AbortController()
+  const { signal } = controller
+  const first = watch(mq.send('q', 'a'.repeat(200), { signal }))
+  await settle()
+  const second = watch(mq.send('q', 'b', { signal }))
+  await settle()
+  controller.abort()
+  await settle()
+  t.strictSame([first, second].map(verdict), ['ABORTED unknown', 'ABORTED failed'])
+  t.equal(server.heard.length, 1)
+})

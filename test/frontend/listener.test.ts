@@ -71,6 +71,7 @@ async function setUp() {
   }
   const handler = { handle: () => {}, drained: () => {} }
   const listener = await Listener.open(env, { host: 'broker', port: 7650 }, backend, handler)
+  listener.accept()
   const connect = () => {
     const socket = new DeafSocket()
     accept(socket)

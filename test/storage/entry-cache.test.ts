@@ -173,13 +173,18 @@ void t.test('memory', async (t) => {
     partition.committed(entry(0, 1, 10_000, 'batch', 30_000), 0, 1)
     t.equal(partition.find(0)!.bytes.buffer.byteLength, 10_000)
   })
-  await t.test('of small entries is shared', async (t) => {
+  await t.test('of a small entry is its own: one that stays keeps nothing that was passed', async (t) => {
     const cache = new EntryCache(1 << 20)
-    const partition = new PartitionEntries(cache)
-    for (let i = 0; i < 100; i++) partition.committed(entry(i, 1, 200, 'batch', 60_000), i, i + 1)
-    const found = Array.from({ length: 100 }, (_, i) => partition.find(i)!.bytes)
-    t.equal(new Set(found.map(({ buffer }) => buffer)).size, 1)
-    t.strictSame(found[7], entry(7, 1, 200))
+    const quiet = new PartitionEntries(cache)
+    const busy = new PartitionEntries(cache)
+    for (let i = 0; i < 100; i++) {
+      quiet.committed(entry(i, 1, 200, 'batch', 60_000), i, i + 1)
+      busy.committed(entry(i, 1, 200, 'batch', 60_000), i, i + 1)
+      busy.find(i)
+    }
+    const kept = Array.from({ length: 100 }, (_, i) => quiet.find(99 - i)?.bytes.buffer.byteLength ?? 0)
+    t.ok(kept.every((bytes) => bytes === 0 || bytes === 200))
+    t.equal(quiet.find(99)!.bytes.buffer.byteLength, 200)
   })
 })
 

@@ -87,7 +87,8 @@ export const clientFrames: fc.Arbitrary<ClientFrame> = fc.oneof(
   }),
   fc.constant({ op: 'heartbeat' as const }),
   fc.record({ op: fc.constant('cancel' as const), id }),
-  fc.record({ op: fc.constantFrom('lookup', 'describeQueue', 'deleteQueue'), id, name: queueName }),
+  fc.record({ op: fc.constantFrom('lookup', 'describeQueue'), id, name: queueName }),
+  fc.record({ op: fc.constant('deleteQueue'), id, name: queueName, queueId: fc.option(queueId) }),
   fc.record({ op: fc.constant('createQueue' as const), id, name: queueName, options: freeMap }),
   fc.record({
     op: fc.constant('listQueues' as const),

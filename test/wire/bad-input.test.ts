@@ -23,7 +23,7 @@ const valid = [
   [op.createQueue, 5, 'orders', {}],
   [op.listQueues, 5, null, 10],
   [op.describeQueue, 5, 'orders'],
-  [op.deleteQueue, 5, 'orders'],
+  [op.deleteQueue, 5, 'orders', null],
   send,
   receive,
   settle,
@@ -264,7 +264,7 @@ t.test('invalid UTF-8, NUL, ../, over 255 bytes, in a name', (t) => {
       [op.lookup, 5, name],
       [op.createQueue, 5, name, {}],
       [op.describeQueue, 5, name],
-      [op.deleteQueue, 5, name],
+      [op.deleteQueue, 5, name, null],
     ]) {
       t.match(
         refusal(frame),
