@@ -59,6 +59,8 @@ class NaiveLog {
       producerEpoch: 0,
       sequence: 0,
       opening: 0,
+      notBeforeMs: 0,
+      ownDelays: false,
       ...header,
     }
     this.chain = nextChain(this.chain, full.epoch, full.base, this.entries.length)
@@ -213,16 +215,24 @@ function written(actions: Action[]): NaiveLog {
     switch (what) {
       case 'batch':
       case 'newInstance':
-        return log.write({ kind: 'batch', payloadCrc: crc }, { ...from, count: size, timeMs })
+        return log.write({ kind: 'batch', payloadCrc: crc, delays: null }, { ...from, count: size, timeMs })
       case 'settle': {
         const refused = which % 2 === 0 ? null : [log.logEnd, 1]
         return log.write(
-          { kind: 'settle', action: 0, settled: ranges, refused, requestCrc: crc },
+          {
+            kind: 'settle',
+            action: 0,
+            settled: ranges,
+            refused,
+            requestCrc: crc,
+            reason: null,
+            notBefore: null,
+          },
           { ...from, timeMs },
         )
       }
       case 'fail':
-        return log.write({ kind: 'fail', cause: 0, ranges }, { timeMs })
+        return log.write({ kind: 'fail', cause: 0, ranges, notBefore: null }, { timeMs })
       case 'restart':
         return log.write({ kind: 'epochStart', previous: log.epoch }, { epoch: log.epoch + size, timeMs })
       case 'handOver': {
@@ -251,7 +261,7 @@ function logOf(count: number): NaiveLog {
   const log = new NaiveLog()
   log.write({ kind: 'epochStart', previous: 0 }, { epoch: 1, timeMs: 50 })
   log.write(
-    { kind: 'batch', payloadCrc: 1 },
+    { kind: 'batch', payloadCrc: 1, delays: null },
     { count, timeMs: 100, producerId: producerIds[0]!, sequence: 1 },
   )
   return log
@@ -314,7 +324,7 @@ void t.test('a checkpoint', async (t) => {
     const before = Buffer.from(bytes)
     state.apply(
       { ...log.entries[1]!.header, base: 4, sequence: 2 },
-      { kind: 'batch', payloadCrc: 2 },
+      { kind: 'batch', payloadCrc: 2, delays: null },
       chainStart,
     )
     t.strictSame(Buffer.from(bytes), before)
@@ -322,13 +332,14 @@ void t.test('a checkpoint', async (t) => {
 
   await t.test('keeps its layout', async (t) => {
     t.matchOnly(unpack(fold(log.entries).encode('00000001')), [
-      1,
+      2,
       '00000001',
       4,
       1,
       Buffer.from(log.chain),
       100,
       [1, 4, 1],
+      [],
       [],
       0,
       [[Buffer.from(producerIds[0]!), 0, 0, 100, [[1, 1, 1, 3, 1]]]],
@@ -363,7 +374,7 @@ void t.test('a checkpoint', async (t) => {
   })
 
   await t.test('of a newer version is not taken for rot', async (t) => {
-    t.throws(() => PartitionState.decode(pack([2, 'something else'])), { code: 'NEWER_DATA_FORMAT' })
+    t.throws(() => PartitionState.decode(pack([3, 'something else'])), { code: 'NEWER_DATA_FORMAT' })
   })
 })
 
@@ -375,27 +386,60 @@ void t.test('an empty log', async (t) => {
 
 void t.test('the log starts where the lowest unsettled message is', async (t) => {
   const log = logOf(3)
-  log.write({ kind: 'settle', action: 0, settled: [1, 2], refused: null, requestCrc: 0 }, { sequence: 2 })
+  log.write(
+    {
+      kind: 'settle',
+      action: 0,
+      settled: [1, 2],
+      refused: null,
+      requestCrc: 0,
+      reason: null,
+      notBefore: null,
+    },
+    { sequence: 2 },
+  )
   t.equal(fold(log.entries).logStart, 3)
 })
 
 void t.test('a settle takes a range across batches', async (t) => {
   const log = logOf(3)
-  log.write({ kind: 'batch', payloadCrc: 0 }, { count: 3, sequence: 1 })
-  log.write({ kind: 'settle', action: 0, settled: [2, 4], refused: null, requestCrc: 0 }, { sequence: 2 })
+  log.write({ kind: 'batch', payloadCrc: 0, delays: null }, { count: 3, sequence: 1 })
+  log.write(
+    {
+      kind: 'settle',
+      action: 0,
+      settled: [2, 4],
+      refused: null,
+      requestCrc: 0,
+      reason: null,
+      notBefore: null,
+    },
+    { sequence: 2 },
+  )
   t.strictSame(fold(log.entries).live.toArray(), [1, 2, 1, 6, 7, 1])
 })
 
 void t.test('what entries other than batches take of the offsets is never live', async (t) => {
   const log = logOf(1)
-  log.write({ kind: 'fail', cause: 0, ranges: [0, 10] })
+  log.write({ kind: 'fail', cause: 0, ranges: [0, 10], notBefore: null })
   t.strictSame(fold(log.entries).live.toArray(), [1, 2, 2])
 })
 
 void t.test('a failed delivery of what was settled counts for nothing', async (t) => {
   const log = logOf(2)
-  log.write({ kind: 'settle', action: 0, settled: [1, 1], refused: null, requestCrc: 0 }, { sequence: 2 })
-  log.write({ kind: 'fail', cause: 0, ranges: [1, 2] })
+  log.write(
+    {
+      kind: 'settle',
+      action: 0,
+      settled: [1, 1],
+      refused: null,
+      requestCrc: 0,
+      reason: null,
+      notBefore: null,
+    },
+    { sequence: 2 },
+  )
+  log.write({ kind: 'fail', cause: 0, ranges: [1, 2], notBefore: null })
   t.strictSame(fold(log.entries).live.toArray(), [2, 3, 2])
 })
 
@@ -410,7 +454,7 @@ void t.test('a quarantined message', async (t) => {
     t.equal(fold(log.entries).quarantined.size, 1)
   })
   await t.test('stays, whatever fails or restarts after it', async (t) => {
-    log.write({ kind: 'fail', cause: 0, ranges: [1, 3] })
+    log.write({ kind: 'fail', cause: 0, ranges: [1, 3], notBefore: null })
     log.write({ kind: 'epochStart', previous: 1 }, { epoch: 2 })
     t.equal(fold(log.entries).quarantined.has(2), true)
   })
@@ -418,7 +462,18 @@ void t.test('a quarantined message', async (t) => {
 
 void t.test('quarantine does not count what is settled', async (t) => {
   const log = logOf(3)
-  log.write({ kind: 'settle', action: 0, settled: [1, 1], refused: null, requestCrc: 0 }, { sequence: 2 })
+  log.write(
+    {
+      kind: 'settle',
+      action: 0,
+      settled: [1, 1],
+      refused: null,
+      requestCrc: 0,
+      reason: null,
+      notBefore: null,
+    },
+    { sequence: 2 },
+  )
   const state = fold(log.entries)
   state.apply(
     { ...log.entries[0]!.header, kind: 'quarantine', base: 5, timeMs: 100 },
@@ -431,7 +486,7 @@ void t.test('quarantine does not count what is settled', async (t) => {
 void t.test('a producer', async (t) => {
   const [id] = producerIds as [string]
   const send = (log: NaiveLog, sequence: number, header: Partial<EntryHeader> = {}) =>
-    log.write({ kind: 'batch', payloadCrc: sequence }, { producerId: id, sequence, ...header })
+    log.write({ kind: 'batch', payloadCrc: sequence, delays: null }, { producerId: id, sequence, ...header })
 
   await t.test('is remembered with its last 64 outcomes', async (t) => {
     const log = logOf(1)
@@ -448,7 +503,15 @@ void t.test('a producer', async (t) => {
   await t.test('shares its sequences between sends and settles', async (t) => {
     const log = logOf(1)
     log.write(
-      { kind: 'settle', action: 0, settled: [1, 1], refused: [7, 1], requestCrc: 5 },
+      {
+        kind: 'settle',
+        action: 0,
+        settled: [1, 1],
+        refused: [7, 1],
+        requestCrc: 5,
+        reason: null,
+        notBefore: null,
+      },
       { producerId: id, sequence: 2 },
     )
     t.strictSame(fold(log.entries).producers.get(id)!.outcomes, [
@@ -507,7 +570,7 @@ void t.test('handed-over leases', async (t) => {
 void t.test('an entry that cannot be the next one is refused', async (t) => {
   const log = logOf(3)
   const next: EntryHeader = { ...log.entries[1]!.header, base: 4, count: 1, sequence: 2 }
-  const batch: EntryBody = { kind: 'batch', payloadCrc: 1 }
+  const batch: EntryBody = { kind: 'batch', payloadCrc: 1, delays: null }
   const epochStart: EntryBody = { kind: 'epochStart', previous: 1 }
   const refused = (header: Partial<EntryHeader>, body: EntryBody, what: string, before: Written[] = []) => {
     const state = fold([...log.entries, ...before])
