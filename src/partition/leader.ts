@@ -127,6 +127,8 @@ export class Leader<Ref> {
   readonly #delayed = new RangeMap()
   /** For each run of `#delayed`: when, and the offset at which it began. Runs that met since have more than one. */
   readonly #wakes = new TimerHeap()
+  /** What was delayed until then is ready. On the leader's clock. */
+  #wokenMs = 0
   /** What the leader's clock is ahead of the monotonic one, in ms. Never less than before. */
   #aheadMs = -Infinity
   /** In order of `after`. `#awaitingHead` items at the front are done. */
@@ -202,6 +204,7 @@ export class Leader<Ref> {
     invariant(this.#mode === 'starting', 'a leader starts once')
     this.#mode = 'leading'
     this.#aheadMs = this.state.timeMs - now.monotonicMs
+    this.#wokenMs = this.#timeMs(now)
     const handed = this.state.handedOver
     if (handed !== null) {
       this.#leases.takeOver(handed.nextLease, handed.leases, now.monotonicMs, now.wallMs)
@@ -413,6 +416,7 @@ export class Leader<Ref> {
 
   /** What is delayed no longer is ready. */
   #wake(timeMs: number): void {
+    this.#wokenMs = timeMs
     if (this.#wakes.peekDueMs() > timeMs) return
     const run: Run = { start: 0, end: 0, value: 0 }
     for (let offset = this.#wakes.popDue(timeMs); offset !== -1; offset = this.#wakes.popDue(timeMs)) {
@@ -433,6 +437,7 @@ export class Leader<Ref> {
     }
     let from = start
     delayed.forEachIn(start, end, (first, stop, notBeforeMs) => {
+      if (notBeforeMs <= this.#wokenMs) return
       this.#ready.set(from, first)
       this.#delayed.set(first, stop, notBeforeMs)
       this.#wakes.push(notBeforeMs, first)
