@@ -369,6 +369,17 @@ const bodies: fc.Arbitrary<Exclude<EntryBody, { kind: 'batch' }>> = fc.oneof(
     reason: fc.option(fc.string()),
     notBefore: fc.constant(null),
   }),
+  fc
+    .array(fc.tuple(fc.nat(2 ** 40), fc.integer({ min: 1, max: 2 ** 40 }), offsets), { maxLength: 4 })
+    .map((list) => ({
+      kind: 'settle' as const,
+      action: 1,
+      settled: list.flatMap(([start, count]) => [start, count]),
+      refused: null,
+      requestCrc: 5,
+      reason: 'why',
+      notBefore: list.map(([, , ms]) => ms),
+    })),
   fc.record({ kind: fc.constant('fail' as const), cause: fc.nat(1), ranges, notBefore: fc.constant(null) }),
   fc.record({ kind: fc.constant('epochStart' as const), previous: offsets }),
   fc.record({
@@ -429,6 +440,7 @@ void t.test('bodies keep their layout', async (t) => {
     '9700920302c001c0c0c0',
   )
   t.equal(hex({ kind: 'fail', cause: 0, ranges: [3, 2], notBefore: null }), '9400920302c0c0')
+  t.equal(hex({ kind: 'fail', cause: 0, ranges: [3, 2], notBefore: [9] }), '94009203029109c0')
   t.equal(hex({ kind: 'epochStart', previous: 6 }), '9106')
   t.equal(
     hex({ kind: 'leases', nextLease: 4, leases: [{ lease: 3, epoch: 6, ranges: [3, 2, 100] }] }),
@@ -446,7 +458,11 @@ void t.test('a body that is not what its kind says is corrupt', async (t) => {
     ['settle', '', 'nothing'],
     ['settle', 'c0', 'no array'],
     ['settle', '90', 'too short an array'],
-    ['settle', '9600920302c0c0c0c0', 'no crc'],
+    ['settle', '9700920302c0c0c0c0c0', 'no crc'],
+    ['settle', '9700920302c00107c0c0', 'a number for a reason'],
+    ['settle', '9700920302c001c0920102c0', 'two times for one range'],
+    ['settle', '9700920302c001c007c0', 'a time for a list'],
+    ['fail', '940092030290c0', 'no time for a range'],
     ['fail', '94ff920302c0c0', 'a negative number'],
     ['fail', '9400c0c0c0', 'no ranges'],
     ['fail', '940091a178c0c0', 'text for a number'],

@@ -36,6 +36,8 @@ class NaiveLog {
   readonly entries: Written[] = []
   /** Each message ever sent → the number of its next delivery, or what became of it. */
   readonly messages = new Map<number, number | 'settled' | 'quarantined'>()
+  /** Message → when it is ready, where that lay ahead when it was said. */
+  readonly delayed = new Map<number, number>()
   readonly producers = new Map<string, NaiveProducer>()
   handedOver: { nextLease: number; leases: HandedLease[] } | null = null
   floor = 0
@@ -69,22 +71,31 @@ class NaiveLog {
     this.timeMs = full.timeMs
     switch (body.kind) {
       case 'batch':
-        for (let i = 0; i < full.count; i++) this.messages.set(full.base + i, 1)
+        for (let i = 0; i < full.count; i++) {
+          this.messages.set(full.base + i, 1)
+          this.#delay(full.base + i, body.delays === null ? full.notBeforeMs : 0)
+        }
+        for (let i = 0; i < (body.delays?.length ?? 0); i += 3) {
+          const [start, count, notBeforeMs] = body.delays!.slice(i) as [number, number, number]
+          for (let n = start; n < start + count; n++) this.#delay(n, notBeforeMs)
+        }
         this.#remember(full, full.count, body.payloadCrc, null)
         break
       case 'settle':
-        for (const offset of offsetsOf(body.settled)) this.messages.set(offset, 'settled')
+        if (body.action === 1) this.#fail(body.settled, body.notBefore)
+        else for (const offset of offsetsOf(body.settled)) this.delayed.delete(offset)
+        if (body.action === 0) {
+          for (const offset of offsetsOf(body.settled)) this.messages.set(offset, 'settled')
+        }
         this.#remember(full, 0, body.requestCrc, body.refused)
         break
       case 'fail':
-        for (const offset of offsetsOf(body.ranges)) {
-          const deliveries = this.messages.get(offset)
-          if (typeof deliveries === 'number') this.messages.set(offset, deliveries + 1)
-        }
+        this.#fail(body.ranges, body.notBefore)
         break
       case 'epochStart':
         this.epoch = full.epoch
         this.handedOver = null
+        for (const [offset, ms] of this.delayed) if (ms <= full.timeMs) this.delayed.delete(offset)
         break
       case 'leases':
         this.handedOver = { nextLease: body.nextLease, leases: body.leases }
@@ -94,9 +105,28 @@ class NaiveLog {
         this.floor = Math.max(this.floor, body.floor)
         break
       case 'quarantine':
-        for (const offset of offsetsOf(body.ranges)) this.messages.set(offset, 'quarantined')
+        for (const offset of offsetsOf(body.ranges)) {
+          this.messages.set(offset, 'quarantined')
+          this.delayed.delete(offset)
+        }
         break
     }
+  }
+
+  #fail(ranges: Ranges, notBefore: number[] | null): void {
+    for (let i = 0; i < ranges.length; i += 2) {
+      for (const offset of offsetsOf(ranges.slice(i, i + 2))) {
+        const deliveries = this.messages.get(offset)
+        if (typeof deliveries !== 'number') continue
+        this.messages.set(offset, deliveries + 1)
+        this.delayed.delete(offset)
+        this.#delay(offset, notBefore?.[i / 2] ?? 0)
+      }
+    }
+  }
+
+  #delay(offset: number, notBeforeMs: number): void {
+    if (notBeforeMs > this.timeMs) this.delayed.set(offset, notBeforeMs)
   }
 
   #remember(header: EntryHeader, count: number, crc: number, refused: Ranges | null): void {
@@ -123,6 +153,7 @@ class NaiveLog {
       chain: Buffer.from(this.chain).toString('hex'),
       live: offsetsIn((state) => typeof state === 'number'),
       quarantined: offsetsIn((state) => state === 'quarantined').map(([offset]) => offset),
+      delayed: [...this.delayed].sort(([a], [b]) => a - b),
       floor: this.floor,
       producers: [...this.producers].sort(([a], [b]) => (a < b ? -1 : 1)),
       handedOver: this.handedOver,
@@ -139,6 +170,10 @@ function describe(state: PartitionState): object {
   state.quarantined.forEachIn(0, state.logEnd + 1000, (start, end) => {
     for (let offset = start; offset < end; offset++) quarantined.push(offset)
   })
+  const delayed: [number, number][] = []
+  state.delayed.forEachIn(0, state.logEnd + 1000, (start, end, value) => {
+    for (let offset = start; offset < end; offset++) delayed.push([offset, value])
+  })
   return {
     logEnd: state.logEnd,
     logStart: state.logStart,
@@ -147,6 +182,7 @@ function describe(state: PartitionState): object {
     chain: Buffer.from(state.chain).toString('hex'),
     live,
     quarantined,
+    delayed,
     floor: state.floor,
     producers: [...state.producers].sort(([a], [b]) => (a < b ? -1 : 1)),
     handedOver: state.handedOver,
@@ -212,27 +248,36 @@ function written(actions: Action[]): NaiveLog {
     const from = { producerId, producerEpoch, sequence, opening: log.logEnd }
     const timeMs = log.timeMs + laterMs
     const crc = step * 7
+    const notBefore =
+      which % 4 === 0 ? null : ranges.filter((_, i) => i % 2 === 0).map((n) => timeMs + (n % 3) * 2)
     switch (what) {
       case 'batch':
       case 'newInstance':
-        return log.write({ kind: 'batch', payloadCrc: crc, delays: null }, { ...from, count: size, timeMs })
+        return log.write(
+          {
+            kind: 'batch',
+            payloadCrc: crc,
+            delays: which % 3 === 0 ? [log.logEnd + size - 1, 1, timeMs + (which % 7)] : null,
+          },
+          { ...from, count: size, timeMs, notBeforeMs: which % 2 === 0 ? 0 : timeMs + (which % 5) },
+        )
       case 'settle': {
         const refused = which % 2 === 0 ? null : [log.logEnd, 1]
         return log.write(
           {
             kind: 'settle',
-            action: 0,
+            action: which % 3,
             settled: ranges,
             refused,
             requestCrc: crc,
             reason: null,
-            notBefore: null,
+            notBefore: which % 3 === 1 ? notBefore : null,
           },
           { ...from, timeMs },
         )
       }
       case 'fail':
-        return log.write({ kind: 'fail', cause: 0, ranges, notBefore: null }, { timeMs })
+        return log.write({ kind: 'fail', cause: 0, ranges, notBefore }, { timeMs })
       case 'restart':
         return log.write({ kind: 'epochStart', previous: log.epoch }, { epoch: log.epoch + size, timeMs })
       case 'handOver': {
@@ -274,6 +319,7 @@ void t.test('agrees with a map of messages', async (t) => {
         const state = fold(log.entries)
         state.live.checkInvariants()
         state.quarantined.checkInvariants()
+        state.delayed.checkInvariants()
         if (JSON.stringify(describe(state)) !== JSON.stringify(log.describe())) {
           throw new Error(`${JSON.stringify(describe(state))}\nwanted ${JSON.stringify(log.describe())}`)
         }
