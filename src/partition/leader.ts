@@ -125,7 +125,7 @@ export class Leader<Ref> {
   readonly #ready = new RangeMap()
   /** Committed, live, and ready once its value is reached. */
   readonly #delayed = new RangeMap()
-  /** For each run of `#delayed`: when, and the offset at which it began. Runs that met since have more than one. */
+  /** For each run of `#delayed`: when, and the offset at which it begins. Runs that met since have more than one. */
   readonly #wakes = new TimerHeap()
   /** What was delayed until then is ready. On the leader's clock. */
   #wokenMs = 0
@@ -439,8 +439,9 @@ export class Leader<Ref> {
     delayed.forEachIn(start, end, (first, stop, notBeforeMs) => {
       if (notBeforeMs <= this.#wokenMs) return
       this.#ready.set(from, first)
+      // What continues a run is found with it.
+      if (first === 0 || this.#delayed.get(first - 1) !== notBeforeMs) this.#wakes.push(notBeforeMs, first)
       this.#delayed.set(first, stop, notBeforeMs)
-      this.#wakes.push(notBeforeMs, first)
       from = stop
     })
     this.#ready.set(from, end)

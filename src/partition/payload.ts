@@ -1,6 +1,6 @@
 /** Payloads of the entries that are not batches, as LOG.md lays them out: one msgpack array each. */
 import type { Epoch, LeaseId, Offset, ProducerId } from '../types.ts'
-import { attributes, readBatch } from '../wire/batch.ts'
+import { integerColumn, readBatch } from '../wire/batch.ts'
 import { pack, unpack } from '../wire/msgpack.ts'
 import { CorruptEntry, type Entry, type EntryHeader } from './entry.ts'
 
@@ -138,12 +138,12 @@ export function delaysOf(
   { base, timeMs, notBeforeMs }: Pick<EntryHeader, 'base' | 'timeMs' | 'notBeforeMs'>,
 ): number[] {
   const view = readBatch(batch)
-  const columns = attributes(view)
+  const deliverAts = integerColumn(view, 'deliverAt')
+  const ownDelays = integerColumn(view, 'delay')
   const delays: number[] = []
   for (let i = 0; i < view.count; i++) {
-    const deliverAt = columns?.['deliverAt']?.[i] as number | null | undefined
-    const delay = columns?.['delay']?.[i] as number | null | undefined
-    const notBefore = deliverAt ?? (typeof delay === 'number' ? timeMs + delay : notBeforeMs)
+    const delay = ownDelays?.[i] ?? null
+    const notBefore = deliverAts?.[i] ?? (delay === null ? notBeforeMs : timeMs + delay)
     if (notBefore <= timeMs) continue
     const last = delays.length - 3
     if (last >= 0 && delays[last]! + delays[last + 1]! === base + i && delays[last + 2] === notBefore) {

@@ -344,6 +344,22 @@ export function attributes(view: BatchView): Record<string, unknown[]> | null {
   return view.hasAttributes ? view.columns : null
 }
 
+/**
+ * One column of integers, without decoding the others; null when the batch does not have it.
+ * @throws MqError INVALID_FIELD
+ */
+export function integerColumn(view: BatchView, wanted: AttributeName): (number | null)[] | null {
+  let column: (number | null)[] | null = null
+  forEachColumn(view, (name, cursor) => {
+    if (name !== wanted) return skip(cursor)
+    columnHead(view, name, cursor)
+    column = Array.from({ length: view.count }, () =>
+      cursor.nil() ? null : cursor.integer(name, 0, Number.MAX_SAFE_INTEGER),
+    )
+  })
+  return column
+}
+
 function decodeColumns(view: BatchView): Record<string, unknown[]> {
   const columns: Record<string, unknown[]> = {}
   forEachColumn(view, (name, cursor) => {
