@@ -62,8 +62,8 @@ function imports({ may = [], layer = [] } = {}) {
  */
 const leavesOnly = (up) => [
   {
-    regex: `^${up.replaceAll('.', '\\.')}(?!(types|errors|env|wire\\/msgpack)\\.ts$)`,
-    message: 'This folder may import only types, errors, env, wire/msgpack and itself.',
+    regex: `^${up.replaceAll('.', '\\.')}(?!(types|errors|env|wire\\/(msgpack|batch))\\.ts$)`,
+    message: 'This folder may import only types, errors, env, wire/msgpack, wire/batch and itself.',
   },
 ]
 

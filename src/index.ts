@@ -11,12 +11,14 @@ export { MqClient } from './client/client.ts'
 export { Message } from './client/message.ts'
 export { SendReceipt } from './client/receipt.ts'
 export type { ClientEvents } from './client/events.ts'
-export type { CallOptions, ConnectOptions } from './client/options.ts'
+export type { CallOptions, ConnectOptions, NackOptions } from './client/options.ts'
 export type { BatchEntry, MessageOptions, SendOptions } from './client/producer.ts'
 export type { ReceiveOptions } from './client/receiver.ts'
 export type { Serializer } from './client/serializer.ts'
 export type {
+  Backoff,
   Confirm,
+  EffectiveBackoff,
   EffectiveQueueOptions,
   PartitionDescription,
   QueueDescription,

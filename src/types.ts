@@ -18,6 +18,18 @@ export type ProducerId = Brand<string, 'producer'>
 export type Confirm = 'replicas' | 'leader' | 'none'
 export type Storage = 'disk' | 'memory'
 
+/** The pause after a failed delivery, by expiry or by a nack that names no delay of its own. */
+export interface Backoff {
+  /** `fixed`: `delayMs` each time. `exponential`: `delayMs`, then twice that, and so on. */
+  type: 'fixed' | 'exponential'
+  /** In milliseconds, 1 to a year. */
+  delayMs: number
+  /** Longest pause, in milliseconds. Default: a year; not below `delayMs`. */
+  maxMs?: number | undefined
+  /** Share of each pause that is left to chance, 0 (default) to 1: the pause is shorter by up to this much. */
+  jitter?: number | undefined
+}
+
 /** A queue's options. Absent means the default; those that this version does not carry out are UNSUPPORTED. */
 export interface QueueOptions {
   /** Number of partitions, 1 (default) to 1,024. */
@@ -31,17 +43,12 @@ export interface QueueOptions {
   visibilityTimeoutMs?: number | undefined
   maxDeliveries?: number | undefined
   deadLetterQueue?: string | undefined
-  backoff?:
-    | {
-        type: 'fixed' | 'exponential'
-        delayMs: number
-        maxMs?: number | undefined
-        jitter?: number | undefined
-      }
-    | undefined
+  /** How long a message rests after a delivery that failed. Default: not at all. */
+  backoff?: Backoff | undefined
   /** Largest message, body and headers together, in bytes. Default 1 MiB; 1 to 16 MiB. */
   maxMessageBytes?: number | undefined
   ttlMs?: number | undefined
+  /** How long a message can't be received after it was sent, in milliseconds. Default 0; up to a year. */
   delayMs?: number | undefined
   dedupeWindowMs?: number | undefined
   retainAckedMs?: number | undefined
@@ -53,6 +60,12 @@ export interface QueueOptions {
   orderedBatch?: boolean | undefined
 }
 
+/** A `Backoff` with its defaults. */
+export interface EffectiveBackoff extends Backoff {
+  maxMs: number
+  jitter: number
+}
+
 /** The options in force: what was set and the defaults. */
 export interface EffectiveQueueOptions {
   partitions: number
@@ -62,12 +75,15 @@ export interface EffectiveQueueOptions {
   storage: Storage
   visibilityTimeoutMs: number
   maxMessageBytes: number
+  delayMs: number
+  /** null: none. */
+  backoff: EffectiveBackoff | null
 }
 
 export interface QueueSummary {
   name: string
   options: EffectiveQueueOptions
-  /** Messages not settled: ready and leased together. */
+  /** Messages not settled: ready, leased and delayed together. */
   messages: number
 }
 
@@ -100,6 +116,10 @@ export const limits = {
   batchMessagesMax: 10_000,
   messageBytesMax: 16 << 20,
   visibilityTimeoutMsMax: 12 * 3_600_000,
+  /** A year: delays of messages, of queues and of failed deliveries. */
+  delayMsMax: 365 * 24 * 3_600_000,
+  /** What a nack gives as its reason, in UTF-8. */
+  reasonBytesMax: 1024,
   receiveMessagesMax: 1000,
   receiveBytesMax: 16 << 20,
   receiveWaitMsMax: 20_000,

@@ -10,6 +10,7 @@ import { EmbeddedStore, type QueueRecord } from '../coordinator/embedded.ts'
 import type { Address, Env, Timer } from '../env.ts'
 import { MqError } from '../errors.ts'
 import { Listener } from '../frontend/listener.ts'
+import { backoffDelayMs } from '../partition/backoff.ts'
 import { logDefaults, SharedLog, type LogOptions } from '../storage/log.ts'
 import type { QueueId } from '../types.ts'
 import { Commands } from './commands.ts'
@@ -227,9 +228,14 @@ export class RunningBroker implements Broker {
       throw new MqError('STOPPING', 'the broker is stopping')
     }
     const queue = new Queue(record.id, record.name, record.options, this.env.clock)
+    const { delayMs, backoff } = queue.options
+    const { random } = this.env
+    const backoffMs =
+      backoff === null ? null : (failures: number) => backoffDelayMs(backoff, failures, random.unit())
+    const options = { delayMs, backoffMs }
     for (let id = 0; id < queue.options.partitions; id++) {
       queue.partitions.push(
-        Partition.start(record.id, id, epoch, this.log, this.#context, () => queue.ready()),
+        Partition.start(record.id, id, epoch, this.log, this.#context, options, () => queue.ready()),
       )
     }
     return queue

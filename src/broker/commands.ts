@@ -5,7 +5,7 @@
 import type { RequestHandler } from '../frontend/listener.ts'
 import type { Request, Session } from '../frontend/session.ts'
 import { invariant, MqError } from '../errors.ts'
-import type { Reply } from '../partition/leader.ts'
+import type { Reply, SettleEvent } from '../partition/leader.ts'
 import { limits, type PartitionId, type QueueId } from '../types.ts'
 import { lookupToResult } from '../wire/codec.ts'
 import { crcOf, largestMessageBytes, readBatch, validateAttributes } from '../wire/batch.ts'
@@ -26,7 +26,7 @@ import { similarNames } from './similar-names.ts'
 
 /** Long polls that may wait on one connection. */
 const longPollsMax = 256
-const supportedAttributes: ReadonlySet<string> = new Set(['headers'])
+const supportedAttributes: ReadonlySet<string> = new Set(['headers', 'deliverAt', 'delay'])
 const confirmCode = { replicas: 0, leader: 1, none: 2 } as const
 const storageCode = { disk: 0, memory: 1 } as const
 
@@ -98,7 +98,11 @@ export class Commands implements RequestHandler {
         },
       )
     }
-    if (view.hasAttributes) validateAttributes(view, supportedAttributes)
+    let ownDelays = false
+    if (view.hasAttributes) {
+      const columns = validateAttributes(view, supportedAttributes)
+      ownDelays = columns.includes('delay') || columns.includes('deliverAt')
+    }
     const to: ReplyTo = {
       answer: (reply) => {
         if (reply.kind === 'refused') return session.refuse(id, reply.error)
@@ -123,6 +127,7 @@ export class Commands implements RequestHandler {
       crc,
       batch,
       headroom: headroom + batch.byteOffset - frame.byteOffset,
+      ownDelays,
     }
     partition.leader.send(to, event, partition.now(), this.#whyNot(queue, largestMessageBytes(view)))
   }
@@ -185,10 +190,20 @@ export class Commands implements RequestHandler {
 
   #settle(session: Session, request: SettleRequest): void {
     const partition = this.#partition(this.#byId(request.queueId), request.partition)
-    if (request.action !== settleAction.ack) throw new MqError('UNSUPPORTED', 'only ack is built yet')
-    if (request.outputs !== null) throw new MqError('UNSUPPORTED', 'outputs are not built yet')
-    if (request.options !== null) throw new MqError('UNSUPPORTED', 'options of a settle are not built yet')
-    partition.leader.settle(settledTo(session, request.id), request, partition.now())
+    const { action, options, outputs, items } = request
+    if (action === settleAction.deadLetter) throw new MqError('UNSUPPORTED', 'dead letters are not built yet')
+    if (outputs !== null) throw new MqError('UNSUPPORTED', 'outputs are not built yet')
+    const event: SettleEvent = {
+      producerId: request.producerId,
+      producerEpoch: request.producerEpoch,
+      sequence: request.sequence,
+      opening: request.opening,
+      action,
+      items,
+      delayMs: options?.delayMs ?? null,
+      reason: options?.reason ?? null,
+    }
+    partition.leader.settle(settledTo(session, request.id), event, partition.now())
   }
 
   #extend(session: Session, request: ExtendRequest): void {

@@ -3,7 +3,14 @@ import type { Clock, Timer } from '../env.ts'
 import { MqError } from '../errors.ts'
 import { CorruptEntry, logName, type Entry } from '../partition/entry.ts'
 import { PartitionState } from '../partition/fold.ts'
-import { Leader, type LeaderSink, type Now, type Reply } from '../partition/leader.ts'
+import {
+  Leader,
+  leaderDefaults,
+  type LeaderOptions,
+  type LeaderSink,
+  type Now,
+  type Reply,
+} from '../partition/leader.ts'
 import type { PartitionLog, SharedLog } from '../storage/log.ts'
 import type { Epoch, Offset, PartitionId, QueueId } from '../types.ts'
 import type { Logger } from './logger.ts'
@@ -34,6 +41,7 @@ export class Partition implements LeaderSink<ReplyTo> {
     state: PartitionState,
     halted: MqError | null,
     context: PartitionContext,
+    options: Partial<LeaderOptions>,
     onReady: () => void,
   ) {
     this.id = id
@@ -43,8 +51,12 @@ export class Partition implements LeaderSink<ReplyTo> {
     this.#logger = context.logger
     this.#onReady = onReady
     this.#checkpointed = state.logEnd
-    this.leader = new Leader(log.name, state, this)
-    log.onDurable = (end) => this.leader.committed(end)
+    this.leader = new Leader(log.name, state, this, { ...leaderDefaults, ...options })
+    log.onDurable = (end) => {
+      this.leader.committed(end)
+      // What was committed may be ready in a while.
+      this.arm()
+    }
   }
 
   /** Reads what the log has and begins `epoch`; serves once the log has been flushed. */
@@ -54,13 +66,14 @@ export class Partition implements LeaderSink<ReplyTo> {
     epoch: Epoch,
     shared: SharedLog,
     context: PartitionContext,
+    options: Partial<LeaderOptions>,
     onReady: () => void,
   ): Partition {
     const name = logName(queueId, id)
     try {
       const { log, state, rotten, entriesRead } = shared.recover(name)
       if (entriesRead > 0) context.recovered(entriesRead)
-      const partition = new Partition(id, log, state, null, context, onReady)
+      const partition = new Partition(id, log, state, null, context, options, onReady)
       const quarantinedBefore = state.quarantined.size
       partition.leader.start(epoch, partition.now(), rotten)
       const messages = state.quarantined.size - quarantinedBefore
@@ -80,7 +93,7 @@ export class Partition implements LeaderSink<ReplyTo> {
         { queueId, partition: id, reason: error.message },
         'partition halted: its log cannot be read',
       )
-      return new Partition(id, shared.attach(name), new PartitionState(), halted, context, onReady)
+      return new Partition(id, shared.attach(name), new PartitionState(), halted, context, options, onReady)
     }
   }
 
@@ -153,8 +166,11 @@ export class Partition implements LeaderSink<ReplyTo> {
 
   /** Sees that the timer runs by the next expiry, which a lease or an extension may have brought nearer. */
   arm(): void {
-    const dueMs = this.leader.nextDueMs
+    let dueMs = this.leader.nextDueMs
     if (dueMs >= this.#armedMs || !this.#open) return
+    // Delays end by the wall clock, which may be set forward meanwhile; and may be longer than a timer can count.
+    if (this.leader.delayedCount > 0) dueMs = Math.min(dueMs, this.#clock.monotonicMs() + recheckMs)
+    if (dueMs >= this.#armedMs) return
     this.#timer?.cancel()
     this.#armedMs = dueMs
     this.#timer = this.#clock.after(Math.max(0, dueMs - this.#clock.monotonicMs()), () => {
@@ -171,6 +187,9 @@ export class Partition implements LeaderSink<ReplyTo> {
     this.#armedMs = Infinity
   }
 }
+
+/** While messages are delayed, the wall clock is looked at this often. */
+const recheckMs = 60_000
 
 /** What partitions share. */
 export interface PartitionContext {

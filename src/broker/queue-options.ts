@@ -1,7 +1,13 @@
 /** Queue options: declared once, with limits and defaults. What is not built yet is refused, never ignored. */
 import { z } from 'zod'
 import { MqError } from '../errors.ts'
-import { limits, type EffectiveQueueOptions, type QueueOptions } from '../types.ts'
+import {
+  limits,
+  type Backoff,
+  type EffectiveBackoff,
+  type EffectiveQueueOptions,
+  type QueueOptions,
+} from '../types.ts'
 
 const integer = (min: number, max: number): z.ZodNumber => z.number().int().min(min).max(max)
 
@@ -14,15 +20,26 @@ const schema = z.strictObject({
   storage: z.enum(['disk', 'memory']).optional(),
   visibilityTimeoutMs: integer(1, limits.visibilityTimeoutMsMax).optional(),
   maxMessageBytes: integer(1, limits.messageBytesMax).optional(),
+  delayMs: integer(0, limits.delayMsMax).optional(),
+  backoff: z
+    .strictObject({
+      type: z.enum(['fixed', 'exponential']),
+      delayMs: integer(1, limits.delayMsMax),
+      maxMs: integer(1, limits.delayMsMax).optional(),
+      jitter: z.number().min(0).max(1).optional(),
+    })
+    .refine(({ delayMs, maxMs = delayMs }) => maxMs >= delayMs, {
+      path: ['maxMs'],
+      error: 'must not be below delayMs',
+    })
+    .optional(),
 })
 
 /** Known to the contract, not yet to this version. */
 const later = new Set([
   'maxDeliveries',
   'deadLetterQueue',
-  'backoff',
   'ttlMs',
-  'delayMs',
   'dedupeWindowMs',
   'retainAckedMs',
   'maxMessages',
@@ -38,16 +55,18 @@ const later = new Set([
  * @throws MqError INVALID_FIELD naming the option, UNSUPPORTED
  */
 export function parseQueueOptions(given: Record<string, unknown>): QueueOptions {
-  const set = Object.fromEntries(
-    Object.entries(given).filter(([, value]) => value !== null && value !== undefined),
-  )
+  const set = withoutNil(given)
+  const { backoff } = set
+  if (typeof backoff === 'object' && !Array.isArray(backoff)) set['backoff'] = withoutNil(backoff as object)
   for (const name of Object.keys(set)) {
     if (later.has(name)) throw new MqError('UNSUPPORTED', `the queue option ${name} is not built yet`)
   }
   const parsed = schema.safeParse(set)
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!
-    const field = issue.code === 'unrecognized_keys' ? issue.keys[0]! : issue.path.join('.')
+    const field = [...issue.path, ...(issue.code === 'unrecognized_keys' ? issue.keys.slice(0, 1) : [])].join(
+      '.',
+    )
     throw new MqError('INVALID_FIELD', `queue option ${field}: ${issue.message}`, { details: { field } })
   }
   const options = parsed.data
@@ -59,6 +78,10 @@ export function parseQueueOptions(given: Record<string, unknown>): QueueOptions 
   return options
 }
 
+function withoutNil(map: object): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(map).filter(([, value]) => value !== null && value !== undefined))
+}
+
 export function effectiveOptions(options: QueueOptions): EffectiveQueueOptions {
   return {
     partitions: options.partitions ?? 1,
@@ -68,11 +91,22 @@ export function effectiveOptions(options: QueueOptions): EffectiveQueueOptions {
     storage: options.storage ?? 'disk',
     visibilityTimeoutMs: options.visibilityTimeoutMs ?? 30_000,
     maxMessageBytes: options.maxMessageBytes ?? 1 << 20,
+    delayMs: options.delayMs ?? 0,
+    backoff: options.backoff === undefined ? null : effectiveBackoff(options.backoff),
   }
+}
+
+function effectiveBackoff({ type, delayMs, maxMs, jitter }: Backoff): EffectiveBackoff {
+  return { type, delayMs, maxMs: maxMs ?? limits.delayMsMax, jitter: jitter ?? 0 }
 }
 
 /** Equal in effect: setting a default is as leaving it out. */
 export function sameOptions(a: QueueOptions, b: QueueOptions): boolean {
   const [x, y] = [effectiveOptions(a), effectiveOptions(b)]
-  return (Object.keys(x) as (keyof EffectiveQueueOptions)[]).every((key) => x[key] === y[key])
+  return (Object.keys(x) as (keyof EffectiveQueueOptions)[]).every((key) => equal(x[key], y[key]))
+}
+
+function equal(a: EffectiveQueueOptions[keyof EffectiveQueueOptions], b: typeof a): boolean {
+  if (typeof a !== 'object' || typeof b !== 'object' || a === null || b === null) return a === b
+  return a.type === b.type && a.delayMs === b.delayMs && a.maxMs === b.maxMs && a.jitter === b.jitter
 }

@@ -102,11 +102,12 @@ export class Queue {
   describe(nodeId: string): QueueDescription {
     const live = this.messages
     const leased = this.partitions.reduce((sum, p) => sum + p.leader.leasedCount, 0)
+    const delayed = this.partitions.reduce((sum, p) => sum + p.leader.delayedCount, 0)
     return {
       name: this.name,
       options: this.options,
       // What waits for the disk in between counts as ready: it will be, and nobody has it.
-      messages: { ready: live - leased, leased, delayed: 0 },
+      messages: { ready: live - leased - delayed, leased, delayed },
       partitions: this.partitions.map(({ id, leader }) => ({
         id,
         leader: nodeId,

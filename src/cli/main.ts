@@ -20,6 +20,18 @@ const groups: Readonly<Record<string, Group>> = {
   queue: { description: 'list, create, describe and remove queues', load: () => import('./queue.ts') },
   send: { description: 'send one message, or each line of stdin', load: () => import('./send.ts') },
   receive: { description: 'receive messages and print them', load: () => import('./receive.ts') },
+  ack: {
+    description: 'settle deliveries for good, by their receipts',
+    load: async () => ({ define: (await import('./settle.ts')).defineAck }),
+  },
+  nack: {
+    description: 'give deliveries back as failed, by their receipts',
+    load: async () => ({ define: (await import('./settle.ts')).defineNack }),
+  },
+  extend: {
+    description: 'lengthen the leases of deliveries, by their receipts',
+    load: async () => ({ define: (await import('./settle.ts')).defineExtend }),
+  },
 }
 
 /** Runs the command that `argv` (as in `process.argv`) asks for, and sets the process's exit code. */

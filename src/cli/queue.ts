@@ -86,6 +86,7 @@ async function remove(name: string, options: Options): Promise<void> {
 function optionRows(options: EffectiveQueueOptions): [string, Cell][] {
   return Object.entries(options as unknown as Record<string, unknown>).map(([name, value]) => {
     const flag = name.replace(/Ms$/, '').replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
+    if (value === null) return [flag, 'none']
     if (typeof value !== 'number') return [flag, typeof value === 'string' ? value : JSON.stringify(value)]
     if (name.endsWith('Ms')) return [flag, formatDuration(value)]
     return [flag, name.endsWith('Bytes') ? formatBytes(value) : value]

@@ -1,8 +1,17 @@
-/** Gathers the acks of one partition: those of a turn, or of a wait for room, leave as ranges in one SETTLE. */
-import { invariant, MqError } from '../errors.ts'
+/**
+ * Gathers the acks, nacks and releases of one partition: what is done alike in a turn, or in a wait for room, leaves as
+ * ranges in one SETTLE.
+ */
+import { InvariantError, MqError } from '../errors.ts'
 import { limits, type Epoch, type LeaseId, type Offset, type PartitionId } from '../types.ts'
 import { encodeClientFrame } from '../wire/codec.ts'
-import { settleAction, type LeasedRange, type RequestId, type Sequenced } from '../wire/messages.ts'
+import {
+  settleAction,
+  type LeasedRange,
+  type RequestId,
+  type Sequenced,
+  type SettleOptions,
+} from '../wire/messages.ts'
 import type { Channel, SequencedWork } from './channel.ts'
 import { checkOnline, type Core } from './core.ts'
 import { Fifo } from './fifo.ts'
@@ -11,7 +20,23 @@ import type { Answer } from './session.ts'
 import type { TurnWork } from './turn.ts'
 import { Waiters } from './waiters.ts'
 
-/** Who waits for an ack's answer. */
+/** What is done with a leased message. Those that are equal travel together. */
+export interface Settling {
+  readonly action: (typeof settleAction)['ack' | 'nack' | 'release']
+  /** Of a nack. */
+  readonly options: SettleOptions | null
+}
+
+export const acking: Settling = { action: settleAction.ack, options: null }
+export const releasing: Settling = { action: settleAction.release, options: null }
+
+const whatIsDone = {
+  [settleAction.ack]: 'acking a message',
+  [settleAction.nack]: 'nacking a message',
+  [settleAction.release]: 'releasing a message',
+} as const
+
+/** Who waits for the answer to an ack, nack or release. */
 export interface AckTarget {
   settled(): void
   failed(error: MqError): void
@@ -19,9 +44,15 @@ export interface AckTarget {
 
 /** Requests of one partition on their way before the next settle waits and grows. */
 const aheadMax = 4
-/** Acks in one batch, and ranges in one SETTLE. */
+/** Messages in one batch, and ranges in one SETTLE. */
 const acksMax = limits.batchMessagesMax
 const itemsMax = Math.min(4096, limits.batchMessagesMax)
+
+function keyOf({ action, options }: Settling): string {
+  if (options === null) return String(action)
+  const { delayMs, reason } = options
+  return `${action} ${delayMs} ${reason === null ? '' : `=${reason}`}`
+}
 
 /** A message as its lease names it. */
 export interface Leased {
@@ -43,7 +74,8 @@ export class Acker implements TurnWork {
   readonly #channel: Channel
   /** Complete, and waiting for room. */
   readonly #full = new Fifo<AckBatch>()
-  #open: AckBatch | null = null
+  /** By what is done, in the order in which they were begun. */
+  readonly #open = new Map<string, AckBatch>()
 
   constructor(core: Core, queue: Queue, channel: Channel) {
     this.#core = core
@@ -52,23 +84,37 @@ export class Acker implements TurnWork {
   }
 
   get isIdle(): boolean {
-    return this.#open === null && this.#full.size === 0
+    return this.#open.size === 0 && this.#full.size === 0
+  }
+
+  /** As `settle`, for an ack. */
+  ack(leased: Leased, target: AckTarget, dueMs: number, signal: AbortSignal | undefined): void {
+    this.settle(acking, leased, target, dueMs, signal)
   }
 
   /**
    * @param dueMs monotonic time at which `target` gives up
    * @throws MqError DISCONNECTED
    */
-  ack(leased: Leased, target: AckTarget, dueMs: number, signal: AbortSignal | undefined): void {
+  settle(
+    how: Settling,
+    leased: Leased,
+    target: AckTarget,
+    dueMs: number,
+    signal: AbortSignal | undefined,
+  ): void {
     checkOnline(this.#core)
-    if (this.#open === null) {
-      this.#open = new AckBatch(this.#core, this.#queue, this.#channel.partition)
+    const key = keyOf(how)
+    let open = this.#open.get(key)
+    if (open === undefined) {
+      open = new AckBatch(this.#core, this.#queue, this.#channel.partition, how)
+      this.#open.set(key, open)
       this.#queue.begins()
     }
-    this.#open.add(leased, target, dueMs, signal)
-    if (this.#open.length === acksMax) {
-      this.#full.push(this.#open)
-      this.#open = null
+    open.add(leased, target, dueMs, signal)
+    if (open.length === acksMax) {
+      this.#full.push(open)
+      this.#open.delete(key)
     }
     this.#core.turn.add(this)
   }
@@ -94,10 +140,13 @@ export class Acker implements TurnWork {
   }
 
   #next(): AckBatch {
-    const batch = this.#full.shift() ?? this.#open
-    invariant(batch !== null, 'there is a batch')
-    if (batch === this.#open) this.#open = null
-    return batch
+    const full = this.#full.shift()
+    if (full !== undefined) return full
+    for (const [key, open] of this.#open) {
+      this.#open.delete(key)
+      return open
+    }
+    throw new InvariantError('there is a batch')
   }
 }
 
@@ -105,17 +154,19 @@ class AckBatch implements SequencedWork {
   readonly #core: Core
   readonly #queue: Queue
   readonly #partition: PartitionId
+  readonly #how: Settling
   readonly #waiters: Waiters<AckTarget>
   /** One for each waiter. */
   readonly #leased: Leased[] = []
   /** What leaves. */
   readonly #items: LeasedRange[] = []
 
-  constructor(core: Core, queue: Queue, partition: PartitionId) {
+  constructor(core: Core, queue: Queue, partition: PartitionId, how: Settling) {
     this.#core = core
     this.#queue = queue
     this.#partition = partition
-    this.#waiters = new Waiters(core, 'acking a message', (target, _i, error) => target.failed(error))
+    this.#how = how
+    this.#waiters = new Waiters(core, whatIsDone[how.action], (target, _i, error) => target.failed(error))
   }
 
   add(leased: Leased, target: AckTarget, dueMs: number, signal: AbortSignal | undefined): void {
@@ -133,7 +184,7 @@ class AckBatch implements SequencedWork {
   }
 
   /**
-   * Just before it leaves: puts the acks that are still wanted together as ranges.
+   * Just before it leaves: puts those that are still wanted together as ranges.
    * @returns a batch of those that must go in another request; null when there are none
    */
   seal(): AckBatch | null {
@@ -151,7 +202,7 @@ class AckBatch implements SequencedWork {
       // The answer names what it refuses by offset alone, so each offset stands once in a request: two receipts of a
       // message have two answers.
       if ((!joins && this.#items.length === itemsMax) || offsets.has(offset)) {
-        rest ??= new AckBatch(this.#core, this.#queue, this.#partition)
+        rest ??= new AckBatch(this.#core, this.#queue, this.#partition, this.#how)
         rest.#leased.push(this.#leased[i]!)
         this.#waiters.move(i, rest.#waiters)
         continue
@@ -181,9 +232,9 @@ class AckBatch implements SequencedWork {
         producerEpoch,
         sequence,
         opening,
-        action: settleAction.ack,
+        action: this.#how.action,
         items: this.#items,
-        options: null,
+        options: this.#how.options,
         outputs: null,
       }),
     ]

@@ -1,19 +1,22 @@
 import { MqError } from '../errors.ts'
 import type { QueueDescription, QueueOptions, QueueSummary } from '../types.ts'
 import { encodeClientFrame } from '../wire/codec.ts'
-import type { RequestId } from '../wire/messages.ts'
+import { settleAction, type RequestId } from '../wire/messages.ts'
+import { acking } from './acker.ts'
 import { runCall } from './call.ts'
 import type { Core } from './core.ts'
 import type { Emitter } from './emitter.ts'
 import type { ClientEvents } from './events.ts'
 import { checkExtendMs, type Message } from './message.ts'
 import {
+  checkNackOptions,
   checkQueueName,
   checkSignal,
   checkTimeout,
   defaults,
   unsupported,
   type CallOptions,
+  type NackOptions,
 } from './options.ts'
 import type { BatchEntry, Producer, SendOptions } from './producer.ts'
 import { unexpected, type Queues } from './queues.ts'
@@ -76,7 +79,18 @@ export class MqClient {
   ack(queue: string, receipts: readonly string[], options: CallOptions = {}): Promise<(MqError | null)[]> {
     return this.#run(() => {
       checkQueueName(queue)
-      return this.#parts.receiver.ack(queue, receipts, options)
+      return this.#parts.receiver.settle(queue, acking, receipts, options)
+    })
+  }
+
+  /**
+   * Says of deliveries, by their receipts, that they failed: null or an MqError for each, in order. See `Message.nack`.
+   */
+  nack(queue: string, receipts: readonly string[], options: NackOptions = {}): Promise<(MqError | null)[]> {
+    return this.#run(() => {
+      checkQueueName(queue)
+      const how = { action: settleAction.nack, options: checkNackOptions(options) }
+      return this.#parts.receiver.settle(queue, how, receipts, options)
     })
   }
 
@@ -207,11 +221,6 @@ export class MqClient {
   /** Not built yet. */
   redrive(_deadLetterQueue: string, _options?: object): Promise<never> {
     return Promise.reject(unsupported('redrive'))
-  }
-
-  /** Not built yet. */
-  nack(_queue: string, _receipts: readonly string[], _options?: object): Promise<never> {
-    return Promise.reject(unsupported('nack'))
   }
 
   /** Not built yet. */

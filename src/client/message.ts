@@ -1,10 +1,19 @@
 import type { Epoch, LeaseId, Offset, PartitionId } from '../types.ts'
 import { attributes, type BatchView } from '../wire/batch.ts'
-import { leaseLost, type AckTarget } from './acker.ts'
+import { settleAction } from '../wire/messages.ts'
+import { acking, leaseLost, releasing, type AckTarget, type Settling } from './acker.ts'
 import type { Core } from './core.ts'
 import { encodeReceipt } from './delivery-receipt.ts'
 import { extendItems } from './extend.ts'
-import { checkInteger, checkSignal, checkTimeout, unsupported, type CallOptions } from './options.ts'
+import {
+  checkInteger,
+  checkNackOptions,
+  checkSignal,
+  checkTimeout,
+  unsupported,
+  type CallOptions,
+  type NackOptions,
+} from './options.ts'
 import type { Queue } from './queues.ts'
 import { messageId } from './receipt.ts'
 import { decodeValue, textOf, type Serializer } from './serializer.ts'
@@ -32,7 +41,7 @@ export class Message {
   readonly #index: number
   /** The body, as it was sent: a view that stays valid. Strings are UTF-8; other values are in `value()`. */
   readonly body: Uint8Array
-  /** An ack is under way, or was done. */
+  /** An ack, nack or release is under way, or was done. */
   #settling = false
 
   /** @internal */
@@ -82,7 +91,8 @@ export class Message {
   /** A text with which any connection can settle this delivery while its lease lasts. */
   get receipt(): string {
     const { queue, partition, leaseEpoch, lease } = this.#delivery
-    return encodeReceipt({ queueId: queue.queueId, partition, leaseEpoch, lease, offset: this.#offset })
+    const { queueId, name } = queue
+    return encodeReceipt({ queueId, partition, leaseEpoch, lease, offset: this.#offset, queue: name })
   }
 
   /** The body as UTF-8 text. */
@@ -105,9 +115,33 @@ export class Message {
    * @throws MqError LEASE_LOST when the lease has ended or the message was settled before; TIMEOUT, ABORTED, CLOSED
    */
   ack(options: CallOptions & { outputs?: unknown } = {}): Promise<void> {
+    if (options.outputs !== undefined) return Promise.reject(unsupported('ack({ outputs })'))
+    return this.#settle(() => acking, options)
+  }
+
+  /**
+   * Says that the delivery failed: the message is delivered again, at once or after a delay, with a higher
+   * `deliveryCount`. Resolves once that is on disk.
+   * @throws MqError LEASE_LOST when the lease has ended or the message was settled before; INVALID_FIELD; TIMEOUT,
+   *   ABORTED, CLOSED
+   */
+  nack(options: NackOptions = {}): Promise<void> {
+    return this.#settle(() => ({ action: settleAction.nack, options: checkNackOptions(options) }), options)
+  }
+
+  /**
+   * Gives the message back untried: it is ready at once, and this delivery does not count. Resolves once that is on
+   * disk.
+   * @throws MqError LEASE_LOST when the lease has ended or the message was settled before; TIMEOUT, ABORTED, CLOSED
+   */
+  release(options: CallOptions = {}): Promise<void> {
+    return this.#settle(() => releasing, options)
+  }
+
+  #settle(how: () => Settling, options: CallOptions): Promise<void> {
     return new Promise((resolve, reject) => {
-      if (options.outputs !== undefined) throw unsupported('ack({ outputs })')
       if (this.#settling) throw leaseLost()
+      const settling = how()
       const signal = checkSignal(options.signal)
       const { core, queue, partition, leaseEpoch, lease } = this.#delivery
       const dueMs = core.turn.nowMs + checkTimeout(options.timeoutMs)
@@ -120,7 +154,8 @@ export class Message {
           reject(error)
         },
       }
-      queue.ackers[partition]!.ack({ leaseEpoch, lease, offset: this.#offset }, target, dueMs, signal)
+      const leased = { leaseEpoch, lease, offset: this.#offset }
+      queue.ackers[partition]!.settle(settling, leased, target, dueMs, signal)
       this.#settling = true
     })
   }
@@ -134,16 +169,6 @@ export class Message {
     const items = [{ leaseEpoch, lease, offset: this.#offset, count: 1 }]
     const refused = await extendItems(core, queue, partition, checkExtendMs(ms), items, options)
     if (refused !== null) throw leaseLost()
-  }
-
-  /** Not built yet. */
-  nack(_options?: { delayMs?: number; reason?: string }): Promise<void> {
-    return Promise.reject(unsupported('nack'))
-  }
-
-  /** Not built yet. */
-  release(): Promise<void> {
-    return Promise.reject(unsupported('release'))
   }
 
   /** Not built yet. */

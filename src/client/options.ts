@@ -2,6 +2,7 @@ import type { Address } from '../env.ts'
 import { MqError } from '../errors.ts'
 import { limits } from '../types.ts'
 import { isQueueName } from '../wire/codec.ts'
+import type { SettleOptions } from '../wire/messages.ts'
 import { checkSerializer, msgpackSerializer, type Serializer } from './serializer.ts'
 
 /** What every call takes. */
@@ -152,6 +153,32 @@ export function checkInteger(field: string, value: unknown, min: number, max: nu
 export function checkArray(field: string, value: unknown): void {
   if (Array.isArray(value)) return
   throw new MqError('INVALID_FIELD', `'${field}' must be an array`, { outcome: 'failed', details: { field } })
+}
+
+/** How a nack is meant. */
+export interface NackOptions extends CallOptions {
+  /** How long the message rests, in milliseconds, up to a year. Default: as the queue's `backoff` says. */
+  delayMs?: number | undefined
+  /** Why it failed: up to 1 KiB of UTF-8, kept with the failure. */
+  reason?: string | undefined
+}
+
+/** @throws MqError INVALID_FIELD */
+export function checkNackOptions({ delayMs, reason }: NackOptions): SettleOptions | null {
+  if (delayMs === undefined && reason === undefined) return null
+  if (
+    reason !== undefined &&
+    !(typeof reason === 'string' && Buffer.byteLength(reason) <= limits.reasonBytesMax)
+  ) {
+    throw new MqError('INVALID_FIELD', `'reason' must be a text of at most ${limits.reasonBytesMax} bytes`, {
+      outcome: 'failed',
+      details: { field: 'reason' },
+    })
+  }
+  return {
+    delayMs: delayMs === undefined ? null : checkInteger('delayMs', delayMs, 0, limits.delayMsMax),
+    reason: reason ?? null,
+  }
 }
 
 /** The one refusal of what the contract names and this version does not do. */

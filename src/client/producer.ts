@@ -1,10 +1,12 @@
 /** `send` and `sendBatch`: checks, the bound on what is unconfirmed, and the way to a queue's sender. */
 import { MqError } from '../errors.ts'
+import { limits } from '../types.ts'
 import type { MessageAttributes } from '../wire/batch.ts'
 import { checkOnline, type Core } from './core.ts'
 import { Fifo } from './fifo.ts'
 import {
   checkArray,
+  checkInteger,
   checkQueueName,
   checkSignal,
   checkTimeout,
@@ -24,7 +26,9 @@ export interface MessageOptions {
   headers?: Readonly<Record<string, string>> | undefined
   key?: string | undefined
   dedupeId?: string | undefined
+  /** How long the message can't be received, in milliseconds from the broker's taking it. Default: the queue's. */
   delayMs?: number | undefined
+  /** When the message can be received, in ms since 1970 or as a Date, by the broker's clock. Instead of `delayMs`. */
   deliverAt?: number | Date | undefined
   priority?: number | undefined
   ttlMs?: number | undefined
@@ -46,7 +50,7 @@ export interface Sending {
   readonly signal: AbortSignal | undefined
 }
 
-const later = ['key', 'dedupeId', 'delayMs', 'deliverAt', 'priority', 'ttlMs'] as const
+const later = ['key', 'dedupeId', 'priority', 'ttlMs'] as const
 
 export class Producer {
   readonly #core: Core
@@ -141,11 +145,15 @@ export class Producer {
   /** Checks a message and puts its body into the form that is sent. @throws MqError */
   #outgoing(body: unknown, options: MessageOptions): OutgoingMessage {
     for (const option of later) if (options[option] !== undefined) throw unsupported(`the option '${option}'`)
-    const headers = options.headers === undefined ? null : checkHeaders(options.headers)
-    if (typeof body === 'string') return outgoing(body, Buffer.byteLength(body), textSerializer, headers)
-    if (body instanceof Uint8Array) return outgoing(body, body.length, null, headers)
+    const attributes = withDelay(
+      options.headers === undefined ? null : checkHeaders(options.headers),
+      options.delayMs,
+      options.deliverAt,
+    )
+    if (typeof body === 'string') return outgoing(body, Buffer.byteLength(body), textSerializer, attributes)
+    if (body instanceof Uint8Array) return outgoing(body, body.length, null, attributes)
     const encoded = encodeValue(this.#serializer, body)
-    return outgoing(encoded, encoded.length, this.#serializer.name, headers)
+    return outgoing(encoded, encoded.length, this.#serializer.name, attributes)
   }
 
   #add(name: string, sending: Sending): void {
@@ -190,7 +198,7 @@ export class Producer {
   }
 }
 
-interface Headers {
+interface Attributes {
   readonly attributes: MessageAttributes
   /** What counts against the queue's `maxMessageBytes`. */
   readonly sizeBytes: number
@@ -209,22 +217,22 @@ function outgoing(
   body: Uint8Array | string,
   bodyBytes: number,
   serializer: string | null,
-  headers: Headers | null,
+  attributes: Attributes | null,
 ): OutgoingMessage {
   const heldBytes = bodyBytes + messageBytes
-  if (headers === null)
+  if (attributes === null)
     return { body, serializer, attributes: null, bodyBytes, sizeBytes: bodyBytes, heldBytes }
   return {
     body,
     serializer,
-    attributes: headers.attributes,
+    attributes: attributes.attributes,
     bodyBytes,
-    sizeBytes: bodyBytes + headers.sizeBytes,
-    heldBytes: heldBytes + headers.heldBytes,
+    sizeBytes: bodyBytes + attributes.sizeBytes,
+    heldBytes: heldBytes + attributes.heldBytes,
   }
 }
 
-function checkHeaders(headers: Readonly<Record<string, string>>): Headers | null {
+function checkHeaders(headers: Readonly<Record<string, string>>): Attributes | null {
   if (typeof headers !== 'object' || headers === null) throw invalidField('headers', 'must map text to text')
   const entries = Object.entries(headers)
   let sizeBytes = 0
@@ -239,6 +247,29 @@ function checkHeaders(headers: Readonly<Record<string, string>>): Headers | null
     heldBytes += bytes + 2 * textHeadBytes
   }
   return entries.length > 0 ? { attributes: { headers: { ...headers } }, sizeBytes, heldBytes } : null
+}
+
+/** An integer's bytes in a batch, at most. */
+const integerBytes = 9
+/** As far as dates go. */
+const dateMsMax = 8_640_000_000_000_000
+
+function withDelay(
+  headers: Attributes | null,
+  delayMs: number | undefined,
+  deliverAt: number | Date | undefined,
+): Attributes | null {
+  if (delayMs === undefined && deliverAt === undefined) return headers
+  if (delayMs !== undefined && deliverAt !== undefined) {
+    throw invalidField('deliverAt', "can't go with 'delayMs'")
+  }
+  const { attributes = {}, sizeBytes = 0, heldBytes = 0 } = headers ?? {}
+  const at = deliverAt instanceof Date ? deliverAt.getTime() : deliverAt
+  const delay =
+    delayMs !== undefined
+      ? { delay: checkInteger('delayMs', delayMs, 0, limits.delayMsMax) }
+      : { deliverAt: checkInteger('deliverAt', at, 0, dateMsMax) }
+  return { attributes: { ...attributes, ...delay }, sizeBytes, heldBytes: heldBytes + integerBytes }
 }
 
 function invalidField(field: string, why: string): MqError {

@@ -4,7 +4,7 @@ import { limits, type Offset, type PartitionId } from '../types.ts'
 import { crcOf, forEachMessage, readBatch } from '../wire/batch.ts'
 import { encodeClientFrame } from '../wire/codec.ts'
 import type { Delivery, LeasedRange } from '../wire/messages.ts'
-import { contains, leaseLost } from './acker.ts'
+import { contains, leaseLost, type Settling } from './acker.ts'
 import { runCall } from './call.ts'
 import { checkOnline, type Core } from './core.ts'
 import { decodeReceipt } from './delivery-receipt.ts'
@@ -109,8 +109,13 @@ export class Receiver {
     return messages
   }
 
-  /** Acks by receipts: null or the error of each, in order. */
-  async ack(name: string, receipts: readonly string[], options: CallOptions): Promise<(MqError | null)[]> {
+  /** Acks or nacks by receipts: null or the error of each, in order. */
+  async settle(
+    name: string,
+    how: Settling,
+    receipts: readonly string[],
+    options: CallOptions,
+  ): Promise<(MqError | null)[]> {
     checkArray('receipts', receipts)
     const { queue, timeoutMs, signal } = await this.#find(name, options)
     const dueMs = this.#core.turn.nowMs + timeoutMs
@@ -120,7 +125,7 @@ export class Receiver {
         if (receipt === null) return leaseLost()
         return new Promise<MqError | null>((resolve) => {
           const target = { settled: () => resolve(null), failed: resolve }
-          queue.ackers[receipt.partition]!.ack(receipt, target, dueMs, signal)
+          queue.ackers[receipt.partition]!.settle(how, receipt, target, dueMs, signal)
         })
       }),
     )

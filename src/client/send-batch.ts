@@ -1,7 +1,15 @@
 /** One batch of messages, from the first to the answer. */
 import type { MqError } from '../errors.ts'
 import type { Offset, PartitionId } from '../types.ts'
-import { attributes, BatchBuilder, crcOf, messageBody, readBatch } from '../wire/batch.ts'
+import {
+  attributeNames,
+  attributes,
+  BatchBuilder,
+  crcOf,
+  messageBody,
+  readBatch,
+  type MessageAttributes,
+} from '../wire/batch.ts'
 import { encodeSend } from '../wire/codec.ts'
 import type { RequestId, Sequenced } from '../wire/messages.ts'
 import type { SequencedWork } from './channel.ts'
@@ -125,15 +133,24 @@ export class SendBatch implements SequencedWork {
     const { serializer } = view
     const builder = new BatchBuilder()
     this.#waiters.closeUp((from, to) => {
-      const headers = columns?.['headers']?.[from] as Record<string, string> | null | undefined
       builder.add(
         messageBody(view, from),
         serializer === null || typeof serializer === 'string' ? serializer : serializer[from]!,
-        headers ? { headers } : null,
+        columns === null ? null : attributesOf(columns, from),
       )
       this.#tags[to] = this.#tags[from]!
       this.#bytes[to] = this.#bytes[from]!
     })
     this.#batch = builder.finish()
   }
+}
+
+/** What one message has in the columns that this client writes. */
+function attributesOf(columns: Readonly<Record<string, unknown[]>>, i: number): MessageAttributes | null {
+  const attributes: Record<string, unknown> = {}
+  for (const name of attributeNames) {
+    const value = columns[name]?.[i] ?? undefined
+    if (value !== undefined) attributes[name] = value
+  }
+  return Object.keys(attributes).length > 0 ? attributes : null
 }

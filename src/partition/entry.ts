@@ -5,7 +5,7 @@ import { invariant, MqError } from '../errors.ts'
 import type { Epoch, Offset, PartitionId, ProducerId, QueueId } from '../types.ts'
 
 export const entryFormat = 1
-export const headerBytes = 88
+export const headerBytes = 96
 /** Header bytes before this one are the header's crc and the chain, which that crc does not cover. */
 const coveredFrom = 12
 
@@ -56,7 +56,17 @@ export interface EntryHeader {
   producerEpoch: number
   sequence: number
   opening: Offset
+  /**
+   * Of a batch: when its messages become ready, in ms since 1970, for those that say nothing of it themselves. 0: at
+   * once.
+   */
+  notBeforeMs: number
+  /** Of a batch: some of its messages have delays of their own, which stand in its columns. */
+  ownDelays: boolean
 }
+
+/** Flag bits of an entry. */
+const flagOwnDelays = 1
 
 /** A decoded entry; `bytes`, `payload` and `chain` are views into what was read. */
 export interface Entry extends EntryHeader {
@@ -89,7 +99,7 @@ export function nextChain(previous: Uint8Array, epoch: Epoch, base: Offset, crc:
 }
 
 /**
- * Writes an entry. When the bytes before `payload` are the caller's (`headroom` of them, 88 wanted), the header goes
+ * Writes an entry. When the bytes before `payload` are the caller's (`headroom` of them, 96 wanted), the header goes
  * there and nothing is copied: the frame that brought a batch becomes the value on disk. Else both are copied.
  * @param payloadCrc crc32 of `payload`
  * @returns the entry's bytes; its chain is at 4–12
@@ -112,7 +122,7 @@ export function encodeEntry(
   bytes[12] = entryFormat
   bytes[13] = entryKind[header.kind]
   bytes[14] = 0
-  bytes[15] = 0
+  bytes[15] = header.ownDelays ? flagOwnDelays : 0
   bytes.writeUInt32BE(payload.length, 16)
   bytes.writeUInt32BE(header.count, 20)
   writeU64(bytes, header.base, 24)
@@ -123,6 +133,7 @@ export function encodeEntry(
   bytes.writeUInt32BE(payloadCrc, 68)
   writeU64(bytes, header.sequence, 72)
   writeU64(bytes, header.opening, 80)
+  writeU64(bytes, header.notBeforeMs, 88)
   const crc = headerCrc(name, bytes)
   bytes.writeUInt32BE(crc, 0)
   bytes.set(nextChain(previousChain, header.epoch, header.base, crc), 4)
@@ -178,7 +189,7 @@ export function decodeHeader(name: LogName, record: Buffer, at: number): Entry {
 export function parseEntry(bytes: Buffer): Entry {
   const kind = kindNames[bytes[13]!]
   const flags = bytes.readUInt16BE(14)
-  if (bytes[12] !== entryFormat || kind === undefined || kind === '' || flags !== 0) {
+  if (bytes[12] !== entryFormat || kind === undefined || kind === '' || (flags & ~flagOwnDelays) !== 0) {
     throw new MqError(
       'NEWER_DATA_FORMAT',
       `entry of format ${bytes[12]}, kind ${bytes[13]}, flags ${flags}: written by a newer version`,
@@ -194,6 +205,8 @@ export function parseEntry(bytes: Buffer): Entry {
     producerEpoch: bytes.readUInt32BE(64),
     sequence: readU64(bytes, 72),
     opening: readU64(bytes, 80),
+    notBeforeMs: readU64(bytes, 88),
+    ownDelays: (flags & flagOwnDelays) !== 0,
     crc: bytes.readUInt32BE(0),
     payloadCrc: bytes.readUInt32BE(68),
     chain: bytes.subarray(4, 12),

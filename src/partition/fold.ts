@@ -7,7 +7,7 @@ import { invariant, MqError } from '../errors.ts'
 import { limits, type Epoch, type LeaseId, type Offset, type ProducerId } from '../types.ts'
 import { pack, unpack } from '../wire/msgpack.ts'
 import { chainStart, CorruptEntry, type EntryHeader } from './entry.ts'
-import type { EntryBody, HandedLease, Ranges } from './payload.ts'
+import { settledBy, type EntryBody, type HandedLease, type Ranges } from './payload.ts'
 import { RangeMap } from './range-map.ts'
 
 /** What became of one accepted request of a producer; a retry is answered with it. */
@@ -43,6 +43,11 @@ export class PartitionState {
   timeMs = 0
   /** Unsettled messages → 1 + failed deliveries: the number of the next delivery. */
   live = new RangeMap()
+  /**
+   * Unsettled messages → when they become ready, in ms since 1970. What lies before the last entry's time delays nothing
+   * any more; it leaves with its message, or when an epoch starts.
+   */
+  delayed = new RangeMap()
   /** Messages that rotted on the disk. */
   quarantined = new RangeMap()
   producers = new Map<ProducerId, ProducerState>()
@@ -71,27 +76,29 @@ export class PartitionState {
     switch (body.kind) {
       case 'batch':
         this.live.set(header.base, header.base + header.count, 1)
+        if (body.delays !== null) {
+          for (let i = 0; i < body.delays.length; i += 3) {
+            const start = body.delays[i]!
+            this.#delay(start, start + body.delays[i + 1]!, body.delays[i + 2]!, header.timeMs)
+          }
+        } else if (header.notBeforeMs > 0) {
+          this.#delay(header.base, header.base + header.count, header.notBeforeMs, header.timeMs)
+        }
         this.#record(header, header.count, body.payloadCrc, null)
         break
       case 'settle':
-        for (let i = 0; i < body.settled.length; i += 2) {
-          this.live.delete(body.settled[i]!, body.settled[i]! + body.settled[i + 1]!)
-        }
+        if (body.action === settledBy.nack) this.#fail(body.settled, body.notBefore, header.timeMs)
+        else if (body.action === settledBy.release) this.#undelay(body.settled)
+        else this.#leave(body.settled)
         this.#record(header, 0, body.requestCrc, body.refused)
         break
       case 'fail':
-        for (let i = 0; i < body.ranges.length; i += 2) {
-          const start = body.ranges[i]!
-          const runs: number[] = []
-          this.live.forEachIn(start, start + body.ranges[i + 1]!, (from, to, next) =>
-            runs.push(from, to, next),
-          )
-          for (let j = 0; j < runs.length; j += 3) this.live.set(runs[j]!, runs[j + 1]!, runs[j + 2]! + 1)
-        }
+        this.#fail(body.ranges, body.notBefore, header.timeMs)
         break
       case 'epochStart':
         this.epoch = header.epoch
         this.handedOver = null
+        this.#forgetPastDelays(header.timeMs)
         break
       case 'leases':
         this.handedOver = { nextLease: body.nextLease, leases: body.leases }
@@ -106,12 +113,55 @@ export class PartitionState {
           const end = start + body.ranges[i + 1]!
           this.live.forEachIn(start, end, (from, to) => this.quarantined.set(from, to))
           this.live.delete(start, end)
+          this.delayed.delete(start, end)
         }
         break
     }
     this.logEnd = header.base + header.count
     this.timeMs = header.timeMs
     this.chain = chain
+  }
+
+  #leave(ranges: Ranges): void {
+    for (let i = 0; i < ranges.length; i += 2) {
+      this.live.delete(ranges[i]!, ranges[i]! + ranges[i + 1]!)
+    }
+    this.#undelay(ranges)
+  }
+
+  /** One failed delivery more for each that is live; and when each range is ready again. */
+  #fail(ranges: Ranges, notBefore: readonly number[] | null, timeMs: number): void {
+    for (let i = 0; i < ranges.length; i += 2) {
+      const start = ranges[i]!
+      const end = start + ranges[i + 1]!
+      const readyMs = notBefore?.[i >> 1] ?? 0
+      const runs: number[] = []
+      this.live.forEachIn(start, end, (from, to, next) => runs.push(from, to, next))
+      this.delayed.delete(start, end)
+      for (let j = 0; j < runs.length; j += 3) {
+        this.live.set(runs[j]!, runs[j + 1]!, runs[j + 2]! + 1)
+        this.#delay(runs[j]!, runs[j + 1]!, readyMs, timeMs)
+      }
+    }
+  }
+
+  #delay(start: Offset, end: Offset, notBeforeMs: number, timeMs: number): void {
+    if (notBeforeMs > timeMs) this.delayed.set(start, end, notBeforeMs)
+  }
+
+  #undelay(ranges: Ranges): void {
+    if (this.delayed.isEmpty) return
+    for (let i = 0; i < ranges.length; i += 2) {
+      this.delayed.delete(ranges[i]!, ranges[i]! + ranges[i + 1]!)
+    }
+  }
+
+  /** Else they would stay for as long as their messages, which may be for ever. */
+  #forgetPastDelays(timeMs: number): void {
+    if (this.delayed.isEmpty) return
+    const all = this.delayed.toArray()
+    for (let i = 0; i < all.length; i += 3)
+      if (all[i + 2]! <= timeMs) this.delayed.delete(all[i]!, all[i + 1]!)
   }
 
   #record(header: EntryHeader, count: number, crc: number, refused: Ranges | null): void {
@@ -148,6 +198,7 @@ export class PartitionState {
       this.timeMs,
       live,
       quarantined,
+      this.delayed.toArray(),
       this.floor,
       [...this.producers].map(([id, p]) => [
         Buffer.from(id, 'latin1'),
@@ -187,8 +238,9 @@ export class PartitionState {
       state.timeMs = f[5] as number
       state.live = RangeMap.fromArray(f[6] as number[])
       state.quarantined = RangeMap.fromArray(f[7] as number[])
-      state.floor = f[8] as number
-      for (const p of f[9] as [Uint8Array, number, number, number, (number | number[] | null)[][]][]) {
+      state.delayed = RangeMap.fromArray(f[8] as number[])
+      state.floor = f[9] as number
+      for (const p of f[10] as [Uint8Array, number, number, number, (number | number[] | null)[][]][]) {
         state.producers.set(Buffer.from(p[0]).toString('latin1'), {
           epoch: p[1],
           opening: p[2],
@@ -203,7 +255,7 @@ export class PartitionState {
           })),
         })
       }
-      const handed = f[10] as [number, [number, number, number[]][]] | null
+      const handed = f[11] as [number, [number, number, number[]][]] | null
       if (handed !== null) {
         state.handedOver = {
           nextLease: handed[0],
@@ -218,4 +270,4 @@ export class PartitionState {
   }
 }
 
-const checkpointVersion = 1
+const checkpointVersion = 2

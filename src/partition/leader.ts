@@ -4,8 +4,11 @@
  *
  *   send     → BATCH entry … once committed: SENT, and the messages are ready
  *   receive  → a lease over ready messages, at once: what is ready is committed
- *   settle   → SETTLE entry … once committed: SETTLED
+ *   settle   → SETTLE entry … once committed: SETTLED; after a nack or a release they are ready again
  *   expiry   → FAIL entry … once committed: ready again
+ *
+ * "Ready" may be a while off: a message that the fold has delayed waits for its time first. That time is on the
+ * leader's clock, which is the wall clock but never goes back and never stands still (`#timeMs`).
  *
  * Two kinds of effect, never mixed: `sink.reply` now, for refusals and for what changed nothing; `#onceCommitted`
  * for whatever depends on an entry, released in log order when the high watermark has passed it. The fold is applied
@@ -19,8 +22,9 @@ import { pack } from '../wire/msgpack.ts'
 import { encodeEntry, noProducer, type EntryHeader, type LogName } from './entry.ts'
 import { type PartitionState, type Outcome } from './fold.ts'
 import { Leases } from './leases.ts'
-import { encodeBody, failCause, type EntryBody, type Ranges } from './payload.ts'
+import { delaysOf, encodeBody, failCause, settledBy, type EntryBody, type Ranges } from './payload.ts'
 import { RangeMap, type Run } from './range-map.ts'
+import { TimerHeap } from './timer-heap.ts'
 
 /** The moment of an event: wall clock for what entries record, monotonic for what runs out. */
 export interface Now {
@@ -43,6 +47,8 @@ export interface SendEvent extends Sequenced {
   batch: Uint8Array
   /** Bytes before `batch` in its buffer that may be overwritten. */
   headroom: number
+  /** The batch has a column of delays. */
+  ownDelays: boolean
 }
 
 export interface LeasedItem {
@@ -53,8 +59,13 @@ export interface LeasedItem {
 }
 
 export interface SettleEvent extends Sequenced {
+  /** One of `settledBy`. */
   action: number
   items: readonly LeasedItem[]
+  /** Of a nack: how long the messages rest; null: as the queue's backoff says. */
+  delayMs: number | null
+  /** Of a nack. */
+  reason: string | null
 }
 
 export type Reply =
@@ -76,9 +87,18 @@ export interface LeaderOptions {
   producersMax: number
   /** Requests that may wait for the watermark; past it: THROTTLED. */
   awaitingMax: number
+  /** The queue's delay of messages that have none of their own; 0: none. */
+  delayMs: number
+  /** How long a message rests that has failed this often (≥ 1); null: not at all. Chance may have a part in it. */
+  backoffMs: ((failures: number) => number) | null
 }
 
-export const leaderDefaults: LeaderOptions = { producersMax: 2000, awaitingMax: 100_000 }
+export const leaderDefaults: LeaderOptions = {
+  producersMax: 2000,
+  awaitingMax: 100_000,
+  delayMs: 0,
+  backoffMs: null,
+}
 
 /** An effect that waits for the watermark. */
 interface Awaiting<Ref> {
@@ -86,7 +106,7 @@ interface Awaiting<Ref> {
   after: Offset
   ref: Ref | undefined
   reply: Reply | undefined
-  /** Flat `start, count, …` that becomes ready. */
+  /** Flat `start, count, …` that becomes ready, or delayed where the fold says so. */
   ready: Ranges | undefined
 }
 
@@ -101,8 +121,16 @@ export class Leader<Ref> {
   readonly #sink: LeaderSink<Ref>
   readonly #options: LeaderOptions
   readonly #leases = new Leases()
-  /** Committed, live, not leased, not waiting: what the next receive gets. */
+  /** Committed, live, not leased, not delayed, not waiting: what the next receive gets. */
   readonly #ready = new RangeMap()
+  /** Committed, live, and ready once its value is reached. */
+  readonly #delayed = new RangeMap()
+  /** For each run of `#delayed`: when, and the offset at which it begins. Runs that met since have more than one. */
+  readonly #wakes = new TimerHeap()
+  /** What was delayed until then is ready. On the leader's clock. */
+  #wokenMs = 0
+  /** What the leader's clock is ahead of the monotonic one, in ms. Never less than before. */
+  #aheadMs = -Infinity
   /** In order of `after`. `#awaitingHead` items at the front are done. */
   #awaiting: Awaiting<Ref>[] = []
   #awaitingHead = 0
@@ -135,6 +163,11 @@ export class Leader<Ref> {
     return this.#leases.messages
   }
 
+  /** Messages that wait for their time. */
+  get delayedCount(): number {
+    return this.#delayed.size
+  }
+
   get leaseCount(): number {
     return this.#leases.count
   }
@@ -146,9 +179,20 @@ export class Leader<Ref> {
 
   #epochStart: Offset = 0
 
-  /** Monotonic time of the next expiry, or Infinity. */
+  /** Monotonic time of the next expiry, or of the end of a delay if the wall clock goes as it does; or Infinity. */
   get nextDueMs(): number {
-    return this.#mode === 'leading' ? this.#leases.nextDueMs : Infinity
+    if (this.#mode !== 'leading') return Infinity
+    return Math.min(this.#leases.nextDueMs, this.#wakes.peekDueMs() - this.#aheadMs)
+  }
+
+  /**
+   * The time that entries record and delays are measured by. When the wall clock is set back it goes on from where it
+   * was, so that a delay of a second lasts a second; when that is set forward, so is this.
+   */
+  #timeMs({ wallMs, monotonicMs }: Now): number {
+    this.#aheadMs = Math.max(this.#aheadMs, wallMs - monotonicMs)
+    // A hair's breadth for what is lost in the sum: else a timer could fire at its time and find it not reached.
+    return Math.max(this.state.timeMs, wallMs, Math.floor(monotonicMs + this.#aheadMs + 0.01))
   }
 
   /**
@@ -159,6 +203,8 @@ export class Leader<Ref> {
   start(epoch: Epoch, now: Now, rotten: Ranges = []): void {
     invariant(this.#mode === 'starting', 'a leader starts once')
     this.#mode = 'leading'
+    this.#aheadMs = this.state.timeMs - now.monotonicMs
+    this.#wokenMs = this.#timeMs(now)
     const handed = this.state.handedOver
     if (handed !== null) {
       this.#leases.takeOver(handed.nextLease, handed.leases, now.monotonicMs, now.wallMs)
@@ -204,7 +250,7 @@ export class Leader<Ref> {
       })
       return
     }
-    this.#append({ kind: 'batch', payloadCrc: event.crc }, now, this.state.epoch, event, event)
+    this.#append({ kind: 'batch', payloadCrc: event.crc, delays: null }, now, this.state.epoch, event, event)
     // Only now is the base known: making room for a producer may have appended an entry before the batch.
     const base = this.state.logEnd - event.count
     this.#onceCommitted(ref, { kind: 'sent', epoch: this.state.epoch, base, duplicate: false }, [
@@ -249,13 +295,52 @@ export class Leader<Ref> {
       this.#sink.reply(ref, answer)
       return
     }
+    const { action, reason } = event
+    const again =
+      action === settledBy.nack
+        ? this.#resting(settled, event.delayMs, this.#timeMs(now))
+        : { ranges: settled, notBefore: null }
     this.#append(
-      { kind: 'settle', action: event.action, settled, refused: answer.refused, requestCrc },
+      {
+        kind: 'settle',
+        action,
+        settled: again.ranges,
+        refused: answer.refused,
+        requestCrc,
+        reason,
+        notBefore: again.notBefore,
+      },
       now,
       this.state.epoch,
       event,
     )
-    this.#onceCommitted(ref, answer, undefined)
+    this.#onceCommitted(ref, answer, action === settledBy.ack ? undefined : again.ranges)
+  }
+
+  /**
+   * When messages whose delivery fails now are ready again: `ranges`, cut where they have failed a different number of
+   * times and so rest for different times.
+   */
+  #resting(
+    ranges: Ranges,
+    delayMs: number | null,
+    timeMs: number,
+  ): { ranges: Ranges; notBefore: number[] | null } {
+    const { backoffMs } = this.#options
+    if (delayMs !== null) {
+      if (delayMs === 0) return { ranges, notBefore: null }
+      return { ranges, notBefore: new Array<number>(ranges.length / 2).fill(timeMs + delayMs) }
+    }
+    if (backoffMs === null) return { ranges, notBefore: null }
+    const cut: Ranges = []
+    const notBefore: number[] = []
+    for (let i = 0; i < ranges.length; i += 2) {
+      this.state.live.forEachIn(ranges[i]!, ranges[i]! + ranges[i + 1]!, (from, to, failures) => {
+        cut.push(from, to - from)
+        notBefore.push(timeMs + backoffMs(failures))
+      })
+    }
+    return { ranges: cut, notBefore }
   }
 
   /** Lets leases end `extendMs` from now. Nothing is appended: leases are memory. */
@@ -315,16 +400,51 @@ export class Leader<Ref> {
     this.#append({ kind: 'quarantine', ranges }, now, this.state.epoch)
   }
 
-  /** Time has passed: leases that ran out are failed deliveries. */
+  /** Time has passed: leases that ran out are failed deliveries, and what was delayed until now is ready. */
   tick(now: Now): void {
     if (this.#mode !== 'leading') return
+    const timeMs = this.#timeMs(now)
     const expired: Ranges = []
     this.#leases.expire(now.monotonicMs, (start, end) => expired.push(start, end - start))
     for (let i = 0; i < expired.length; i += 2 * rangesPerEntryMax) {
-      const ranges = expired.slice(i, i + 2 * rangesPerEntryMax)
-      this.#append({ kind: 'fail', cause: failCause.expired, ranges }, now, this.state.epoch)
+      const { ranges, notBefore } = this.#resting(expired.slice(i, i + 2 * rangesPerEntryMax), null, timeMs)
+      this.#append({ kind: 'fail', cause: failCause.expired, ranges, notBefore }, now, this.state.epoch)
       this.#onceCommitted(undefined, undefined, ranges)
     }
+    this.#wake(timeMs)
+  }
+
+  /** What is delayed no longer is ready. */
+  #wake(timeMs: number): void {
+    this.#wokenMs = timeMs
+    if (this.#wakes.peekDueMs() > timeMs) return
+    const run: Run = { start: 0, end: 0, value: 0 }
+    for (let offset = this.#wakes.popDue(timeMs); offset !== -1; offset = this.#wakes.popDue(timeMs)) {
+      // Of runs that have become one, the first timer finds all.
+      if (!this.#delayed.nextRun(offset, run) || run.start !== offset || run.value > timeMs) continue
+      this.#delayed.delete(run.start, run.end)
+      this.#ready.set(run.start, run.end)
+    }
+    this.#sink.ready()
+  }
+
+  /** Committed messages, which nobody has, become ready now or when the fold says. */
+  #settleDown(start: Offset, end: Offset): void {
+    const { delayed } = this.state
+    if (delayed.isEmpty) {
+      this.#ready.set(start, end)
+      return
+    }
+    let from = start
+    delayed.forEachIn(start, end, (first, stop, notBeforeMs) => {
+      if (notBeforeMs <= this.#wokenMs) return
+      this.#ready.set(from, first)
+      // What continues a run is found with it.
+      if (first === 0 || this.#delayed.get(first - 1) !== notBeforeMs) this.#wakes.push(notBeforeMs, first)
+      this.#delayed.set(first, stop, notBeforeMs)
+      from = stop
+    })
+    this.#ready.set(from, end)
   }
 
   /** The high watermark moved: answers that waited for it go out, in log order. */
@@ -339,7 +459,7 @@ export class Leader<Ref> {
     while (head < this.#awaiting.length && this.#awaiting[head]!.after <= highWatermark) {
       const { ref, reply, ready } = this.#awaiting[head++]!
       if (ready !== undefined) {
-        for (let i = 0; i < ready.length; i += 2) this.#ready.set(ready[i]!, ready[i]! + ready[i + 1]!)
+        for (let i = 0; i < ready.length; i += 2) this.#settleDown(ready[i]!, ready[i]! + ready[i + 1]!)
         anyReady = true
       }
       if (reply !== undefined) this.#sink.reply(ref!, reply)
@@ -377,7 +497,7 @@ export class Leader<Ref> {
   }
 
   /**
-   * Throws when a message is in more than one of ready, leased, waiting and quarantined, or in none.
+   * Throws when a message is in more than one of ready, leased, delayed, waiting and quarantined, or in none.
    * For tests and the simulator: it costs as much as the state is large.
    */
   checkInvariants(): void {
@@ -391,6 +511,18 @@ export class Leader<Ref> {
     }
     const run: Run = { start: 0, end: 0, value: 0 }
     for (let from = 0; this.#ready.nextRun(from, run); from = run.end) take('ready', run.start, run.end)
+    for (let from = 0; this.#delayed.nextRun(from, run); from = run.end) {
+      const { start, end, value } = run
+      take('delayed', start, end)
+      this.state.delayed.forEachIn(start, end, (_from, _to, notBeforeMs) => {
+        invariant(notBeforeMs === value, 'what is delayed waits for the time that the log says')
+      })
+      invariant(this.state.delayed.covers(start, end), 'what is delayed is so by the log')
+    }
+    invariant(this.#wakes.size >= this.#delayed.runs, 'what is delayed has a timer')
+    for (let from = 0; this.state.delayed.nextRun(from, run); from = run.end) {
+      invariant(this.state.live.covers(run.start, run.end), 'what is delayed is live')
+    }
     let leased = 0
     this.#leases.forEach((start, end) => {
       take('leased', start, end)
@@ -498,15 +630,23 @@ export class Leader<Ref> {
       count: batch?.count ?? 1,
       base: state.logEnd,
       epoch,
-      timeMs: Math.max(state.timeMs, now.wallMs),
+      timeMs: this.#timeMs(now),
       producerId: from?.producerId ?? noProducer,
       producerEpoch: from?.producerEpoch ?? 0,
       sequence: from?.sequence ?? 0,
       opening: from?.opening ?? 0,
+      notBeforeMs: 0,
+      ownDelays: false,
     }
     let entry: Buffer
     if (body.kind === 'batch') {
       invariant(batch !== undefined, 'a batch entry needs its batch')
+      const { delayMs } = this.#options
+      if (delayMs > 0) header.notBeforeMs = header.timeMs + delayMs
+      if (batch.ownDelays) {
+        header.ownDelays = true
+        body.delays = delaysOf(batch.batch, header)
+      }
       entry = encodeEntry(this.#name, header, batch.batch, batch.crc, state.chain, batch.headroom)
     } else {
       const payload = encodeBody(body)
@@ -546,7 +686,8 @@ export class Leader<Ref> {
 }
 
 function settleCrc(event: SettleEvent): number {
-  return crc32(pack([event.action, event.items.map((i) => [i.leaseEpoch, i.lease, i.offset, i.count])]))
+  const { action, items, delayMs, reason } = event
+  return crc32(pack([action, items.map((i) => [i.leaseEpoch, i.lease, i.offset, i.count]), delayMs, reason]))
 }
 
 function pushRange(ranges: Ranges, start: Offset, end: Offset): void {

@@ -1,7 +1,8 @@
 /** Payloads of the entries that are not batches, as LOG.md lays them out: one msgpack array each. */
 import type { Epoch, LeaseId, Offset, ProducerId } from '../types.ts'
+import { integerColumn, readBatch } from '../wire/batch.ts'
 import { pack, unpack } from '../wire/msgpack.ts'
-import { CorruptEntry, type Entry } from './entry.ts'
+import { CorruptEntry, type Entry, type EntryHeader } from './entry.ts'
 
 /**
  * Flat `offset, count, …`, in the order in which they were decided: that of a settle's items, that in which leases ran
@@ -17,12 +18,29 @@ export interface HandedLease {
   ranges: number[]
 }
 
-export const failCause = { expired: 0, nack: 1 } as const
+export const failCause = { expired: 0 } as const
+
+/** What a settle does with the messages that its leases hold: as the wire's `settleAction`. */
+export const settledBy = { ack: 0, nack: 1, release: 2 } as const
 
 export type EntryBody =
-  | { kind: 'batch'; payloadCrc: number }
-  | { kind: 'settle'; action: number; settled: Ranges; refused: Ranges | null; requestCrc: number }
-  | { kind: 'fail'; cause: number; ranges: Ranges }
+  | {
+      kind: 'batch'
+      payloadCrc: number
+      /** Flat `offset, count, notBefore, …` where messages have delays of their own; null: the header's for all. */
+      delays: number[] | null
+    }
+  | {
+      kind: 'settle'
+      action: number
+      settled: Ranges
+      refused: Ranges | null
+      requestCrc: number
+      reason: string | null
+      /** For each settled range: when it becomes ready again, in ms since 1970, 0 at once. null: all at once. */
+      notBefore: number[] | null
+    }
+  | { kind: 'fail'; cause: number; ranges: Ranges; notBefore: number[] | null }
   | { kind: 'epochStart'; previous: Epoch }
   | { kind: 'leases'; nextLease: LeaseId; leases: HandedLease[] }
   | { kind: 'evict'; floor: Offset; producers: ProducerId[] }
@@ -31,9 +49,17 @@ export type EntryBody =
 export function encodeBody(body: Exclude<EntryBody, { kind: 'batch' }>): Uint8Array {
   switch (body.kind) {
     case 'settle':
-      return pack([body.action, body.settled, body.refused, body.requestCrc, null, null])
+      return pack([
+        body.action,
+        body.settled,
+        body.refused,
+        body.requestCrc,
+        body.reason,
+        body.notBefore,
+        null,
+      ])
     case 'fail':
-      return pack([body.cause, body.ranges, null, null])
+      return pack([body.cause, body.ranges, body.notBefore, null])
     case 'epochStart':
       return pack([body.previous])
     case 'leases':
@@ -45,21 +71,39 @@ export function encodeBody(body: Exclude<EntryBody, { kind: 'batch' }>): Uint8Ar
   }
 }
 
-/** The entry's crc has been verified: what does not fit here was written wrong, and the partition halts. */
-export function decodeBody(entry: Entry): EntryBody {
-  if (entry.kind === 'batch') return { kind: 'batch', payloadCrc: entry.payloadCrc }
+/**
+ * The entry's crc has been verified: what does not fit here was written wrong, and the partition halts.
+ * @param rotten the payload of a batch does not verify. Nobody will ever get its messages, so their own delays do not
+ *   matter.
+ */
+export function decodeBody(entry: Entry, rotten = false): EntryBody {
+  if (entry.kind === 'batch') {
+    const delays = entry.ownDelays && !rotten ? storedDelays(entry) : null
+    return { kind: 'batch', payloadCrc: entry.payloadCrc, delays }
+  }
   const fields = list(unpacked(entry), entry)
   switch (entry.kind) {
-    case 'settle':
+    case 'settle': {
+      const settled = ranges(fields[1], entry)
       return {
         kind: 'settle',
         action: integer(fields[0], entry),
-        settled: ranges(fields[1], entry),
+        settled,
         refused: fields[2] === null ? null : integers(fields[2], entry),
         requestCrc: integer(fields[3], entry),
+        reason: text(fields[4], entry),
+        notBefore: times(fields[5], settled, entry),
       }
-    case 'fail':
-      return { kind: 'fail', cause: integer(fields[0], entry), ranges: ranges(fields[1], entry) }
+    }
+    case 'fail': {
+      const failed = ranges(fields[1], entry)
+      return {
+        kind: 'fail',
+        cause: integer(fields[0], entry),
+        ranges: failed,
+        notBefore: times(fields[2], failed, entry),
+      }
+    }
     case 'epochStart':
       return { kind: 'epochStart', previous: integer(fields[0], entry) }
     case 'leases':
@@ -82,6 +126,38 @@ export function decodeBody(entry: Entry): EntryBody {
       }
     case 'quarantine':
       return { kind: 'quarantine', ranges: ranges(fields[0], entry) }
+  }
+}
+
+/**
+ * When the messages of a batch with delays of their own become ready: flat `offset, count, notBefore, …`, without
+ * those that are ready at once.
+ */
+export function delaysOf(
+  batch: Uint8Array,
+  { base, timeMs, notBeforeMs }: Pick<EntryHeader, 'base' | 'timeMs' | 'notBeforeMs'>,
+): number[] {
+  const view = readBatch(batch)
+  const deliverAts = integerColumn(view, 'deliverAt')
+  const ownDelays = integerColumn(view, 'delay')
+  const delays: number[] = []
+  for (let i = 0; i < view.count; i++) {
+    const delay = ownDelays?.[i] ?? null
+    const notBefore = deliverAts?.[i] ?? (delay === null ? notBeforeMs : timeMs + delay)
+    if (notBefore <= timeMs) continue
+    const last = delays.length - 3
+    if (last >= 0 && delays[last]! + delays[last + 1]! === base + i && delays[last + 2] === notBefore) {
+      delays[last + 1]!++
+    } else delays.push(base + i, 1, notBefore)
+  }
+  return delays
+}
+
+function storedDelays(entry: Entry): number[] {
+  try {
+    return delaysOf(entry.payload, entry)
+  } catch {
+    throw malformed(entry)
   }
 }
 
@@ -117,6 +193,19 @@ function ranges(value: unknown, entry: Entry): Ranges {
   if (flat.length % 2 !== 0) throw malformed(entry)
   for (let i = 0; i < flat.length; i += 2) assertRange(flat[i]!, flat[i + 1]!, entry)
   return flat
+}
+
+function text(value: unknown, entry: Entry): string | null {
+  if (value !== null && typeof value !== 'string') throw malformed(entry)
+  return value
+}
+
+/** One time for each range, or null. */
+function times(value: unknown, of: Ranges, entry: Entry): number[] | null {
+  if (value === null) return null
+  const each = integers(value, entry)
+  if (2 * each.length !== of.length) throw malformed(entry)
+  return each
 }
 
 function triples(value: unknown, entry: Entry): number[] {

@@ -169,12 +169,13 @@ export class SharedLog {
         for (let at = 0; at < record.length; at += entryLength(record, at)) {
           const entry = decodeHeader(name, record, at)
           assertNext(entry, state)
-          if (!payloadVerifies(entry)) {
+          const isRotten = !payloadVerifies(entry)
+          if (isRotten) {
             if (entry.kind !== 'batch')
               throw new CorruptEntry(`a rotten ${entry.kind} at offset ${entry.base}`)
             rotten.push(entry.base, entry.count)
           }
-          state.apply(entry, decodeBody(entry), Uint8Array.from(entry.chain))
+          state.apply(entry, decodeBody(entry, isRotten), Uint8Array.from(entry.chain))
           entriesRead++
         }
         return true

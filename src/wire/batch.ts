@@ -239,17 +239,17 @@ export function attributeColumns(view: BatchView): string[] {
 
 /**
  * Checks each column: an element for each message, each nil or what PROTOCOL.md says. Decodes nothing.
+ * @returns the names of the columns
  * @throws MqError UNSUPPORTED: a column that is not in `supported`, named in `details.column`; INVALID_FIELD
  */
-export function validateAttributes(view: BatchView, supported: ReadonlySet<string>): void {
-  let seen: string[] | null = null
+export function validateAttributes(view: BatchView, supported: ReadonlySet<string>): readonly string[] {
+  const seen: string[] = []
   forEachColumn(view, (name, cursor) => {
     if (!supported.has(name)) {
       throw new MqError('UNSUPPORTED', `messages with '${name}' are not supported yet`, {
         details: { column: name },
       })
     }
-    seen ??= []
     if (seen.includes(name)) throw invalid(`has the column '${name}' twice`)
     seen.push(name)
     columnHead(view, name, cursor)
@@ -258,6 +258,7 @@ export function validateAttributes(view: BatchView, supported: ReadonlySet<strin
     invariant(check !== undefined, 'each supported column has a check')
     for (let i = 0; i < view.count; i++) if (!cursor.nil()) check(cursor)
   })
+  return seen
 }
 
 /** Passes a text of 1 to `bytesMax` bytes and returns its length. */
@@ -269,13 +270,15 @@ function passText(cursor: Cursor, name: string, bytesMax: number): number {
 }
 
 const anyMs = Number.MAX_SAFE_INTEGER
+/** As far as dates go. */
+const dateMsMax = 8_640_000_000_000_000
 
 /** Each passes one element that is not nil, or throws. */
 const columnChecks: Readonly<Record<AttributeName, (cursor: Cursor) => number>> = {
   headers: passHeaders,
   key: (cursor) => passText(cursor, 'key', keyBytesMax),
-  deliverAt: (cursor) => cursor.integer('deliverAt', 0, anyMs),
-  delay: (cursor) => cursor.integer('delay', 0, anyMs),
+  deliverAt: (cursor) => cursor.integer('deliverAt', 0, dateMsMax),
+  delay: (cursor) => cursor.integer('delay', 0, limits.delayMsMax),
   priority: (cursor) => cursor.integer('priority', 0, 9),
   dedupeId: (cursor) => passText(cursor, 'dedupeId', shortTextBytesMax),
   ttl: (cursor) => cursor.integer('ttl', 0, anyMs),
@@ -339,6 +342,22 @@ const unpackr = new Unpackr({ useRecords: false, mapsAsObjects: true, int64AsTyp
  */
 export function attributes(view: BatchView): Record<string, unknown[]> | null {
   return view.hasAttributes ? view.columns : null
+}
+
+/**
+ * One column of integers, without decoding the others; null when the batch does not have it.
+ * @throws MqError INVALID_FIELD
+ */
+export function integerColumn(view: BatchView, wanted: AttributeName): (number | null)[] | null {
+  let column: (number | null)[] | null = null
+  forEachColumn(view, (name, cursor) => {
+    if (name !== wanted) return skip(cursor)
+    columnHead(view, name, cursor)
+    column = Array.from({ length: view.count }, () =>
+      cursor.nil() ? null : cursor.integer(name, 0, Number.MAX_SAFE_INTEGER),
+    )
+  })
+  return column
 }
 
 function decodeColumns(view: BatchView): Record<string, unknown[]> {

@@ -16,6 +16,7 @@ import { encodeFrame, lengthBytes } from './frame.ts'
 import {
   op,
   protocolVersion,
+  settleAction,
   type ClientFrame,
   type Delivery,
   type LeasedRange,
@@ -23,6 +24,7 @@ import {
   type SendRequest,
   type Sequenced,
   type ServerFrame,
+  type SettleOptions,
   type SettleRequest,
   type WireLimits,
 } from './messages.ts'
@@ -371,7 +373,7 @@ function readSettle(cursor: Cursor, id: number): SettleRequest {
   readSequenced(cursor, frame)
   frame.action = cursor.integer('action', 0, 3)
   frame.items = readItems(cursor)
-  frame.options = cursor.nil() ? null : readFreeMap(cursor, 'options', freeValueBytesMax)
+  frame.options = cursor.nil() ? null : readSettleOptions(cursor, frame.action)
   frame.outputs = cursor.nil() ? null : readFreeArray(cursor, 'outputs', freeValueBytesMax)
   return frame
 }
@@ -545,6 +547,31 @@ function readItems(cursor: Cursor): LeasedRange[] {
     }
   }
   return items
+}
+
+/** Nil stands for what is not given. */
+function readSettleOptions(cursor: Cursor, action: number): SettleOptions {
+  const map = readFreeMap(cursor, 'options', freeValueBytesMax)
+  const options: SettleOptions = { delayMs: null, reason: null }
+  for (const [name, value] of Object.entries(map)) {
+    if (name !== 'delayMs' && name !== 'reason') throw invalidField(name, 'is no option of a settle')
+    if (value === null) continue
+    if (action !== settleAction.nack && !(name === 'reason' && action === settleAction.deadLetter)) {
+      throw invalidField(name, 'does not go with this action')
+    }
+    if (name === 'reason') {
+      if (typeof value !== 'string' || Buffer.byteLength(value) > limits.reasonBytesMax) {
+        throw invalidField(name, `must be a text of at most ${limits.reasonBytesMax} bytes`)
+      }
+      options.reason = value
+    } else {
+      if (!isCount(value) || value > limits.delayMsMax) {
+        throw invalidField(name, `must be an integer from 0 to ${limits.delayMsMax}`)
+      }
+      options.delayMs = value
+    }
+  }
+  return options
 }
 
 const deliveryFields = 10

@@ -103,6 +103,14 @@ export interface ReceiveRequest {
 
 export const settleAction = { ack: 0, nack: 1, release: 2, deadLetter: 3 } as const
 
+/** What goes with a nack, or with the end in a dead-letter queue. */
+export interface SettleOptions {
+  /** How long the messages rest; null: as the queue's backoff says. */
+  delayMs: number | null
+  /** Why: up to 1 KiB of UTF-8. */
+  reason: string | null
+}
+
 export interface SettleRequest extends Sequenced {
   op: 'settle'
   id: RequestId
@@ -110,7 +118,7 @@ export interface SettleRequest extends Sequenced {
   partition: PartitionId
   action: number
   items: LeasedRange[]
-  options: Record<string, unknown> | null
+  options: SettleOptions | null
   outputs: unknown[] | null
 }
 

@@ -125,7 +125,7 @@ t.test('a log entry of a newer version', async (t) => {
     const record = puts.filter(({ key }) => key[0] === 0x4c).at(-1)!
     const entry = Buffer.from(record.value)
     entry[12] = 2
-    entry.writeUInt32BE((crc32(entry.subarray(12, 88)) ^ keyCrc(record.key)) >>> 0)
+    entry.writeUInt32BE((crc32(entry.subarray(12, 96)) ^ keyCrc(record.key)) >>> 0)
     // No checkpoint spares the start from reading it.
     const spoilt = puts
       .filter(({ key }) => key[0] === 0x43)

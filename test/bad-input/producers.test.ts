@@ -152,7 +152,7 @@ void row('several messages of more than 1 MiB together: INVALID_FIELD naming the
 void row('an attribute that is not built yet: UNSUPPORTED naming its column', async (t) => {
   const queue = await stage.queue()
   const peer = await stage.peer()
-  for (const [column, value] of Object.entries({ key: 'k', delay: 1, priority: 9, dedupeId: 'd', ttl: 1 })) {
+  for (const [column, value] of Object.entries({ key: 'k', priority: 9, dedupeId: 'd', ttl: 1 })) {
     const batch = batchOf(['body'], { [column]: value })
     assertRefused(t, await peer.ask(op.send, ...sendFields(queue, { batch })), {
       code: 'UNSUPPORTED',

@@ -5,6 +5,7 @@ import { op } from '../../src/wire/messages.ts'
 import {
   assertCutOff,
   assertRefused,
+  batchOf,
   realStage,
   receiveFields,
   rowsOf,
@@ -18,6 +19,7 @@ import {
 const stage = await realStage(t)
 const row = rowsOf(t, stage)
 const hours12 = 12 * 3_600_000
+const year = 365 * 24 * 3_600_000
 
 /** Sends each frame on one connection: each is refused, and the connection still serves. */
 async function assertEachRefused(t: Test, wrong: [Frame, Refusal][]): Promise<void> {
@@ -130,6 +132,9 @@ void row(
       ['maxMessageBytes', (16 << 20) + 1],
       ['confirm', 'maybe'],
       ['confirm', '__proto__'],
+      ['delayMs', -1],
+      ['delayMs', year + 1],
+      ['backoff', 'fixed'],
     ]
     await assertEachRefused(
       t,
@@ -262,6 +267,52 @@ void row('a partition that the queue does not have: INVALID_FIELD', async (t) =>
   ])
 })
 
+void row(
+  'an option of a settle that is unknown, wrong or out of place: INVALID_FIELD naming it',
+  async (t) => {
+    const queue = await stage.queue()
+    const wrong: [number, Record<string, unknown>, string][] = [
+      [1, { delayMs: -1 }, 'delayMs'],
+      [1, { delayMs: year + 1 }, 'delayMs'],
+      [1, { delayMs: 1.5 }, 'delayMs'],
+      [1, { delayMs: '1s' }, 'delayMs'],
+      [1, { reason: 'x'.repeat(1025) }, 'reason'],
+      [1, { reason: 'ä'.repeat(513) }, 'reason'],
+      [1, { reason: 1 }, 'reason'],
+      [1, { cause: 'x' }, 'cause'],
+      [0, { delayMs: 1 }, 'delayMs'],
+      [2, { reason: 'x' }, 'reason'],
+      [3, { delayMs: 1 }, 'delayMs'],
+    ]
+    await assertEachRefused(
+      t,
+      wrong.map(([action, options, field]) => [
+        [op.settle, ...settleFields(queue, { action, options })],
+        { code: 'INVALID_FIELD', field },
+      ]),
+    )
+  },
+)
+
+void row('a delay of a message that is no delay: INVALID_FIELD naming its column', async (t) => {
+  const queue = await stage.queue()
+  const wrong: [string, unknown][] = [
+    ['delay', -1],
+    ['delay', year + 1],
+    ['delay', '1s'],
+    ['deliverAt', -1],
+    ['deliverAt', 8.64e15 + 1],
+    ['deliverAt', 0.5],
+  ]
+  await assertEachRefused(
+    t,
+    wrong.map(([column, value]) => {
+      const batch = batchOf(['body'], { [column]: value })
+      return [[op.send, ...sendFields(queue, { batch })], { code: 'INVALID_FIELD', field: column }]
+    }),
+  )
+})
+
 void row('what this version does not do: UNSUPPORTED', async (t) => {
   const queue = await stage.queue()
   const unsupported: Frame[] = [
@@ -270,9 +321,8 @@ void row('what this version does not do: UNSUPPORTED', async (t) => {
       'anything',
     ]),
     [op.receive, ...receiveFields(queue, { mode: 1 })],
-    [op.settle, ...settleFields(queue, { action: 1 })],
+    [op.settle, ...settleFields(queue, { action: 3 })],
     [op.settle, ...settleFields(queue, { outputs: [] })],
-    [op.settle, ...settleFields(queue, { options: { delayMs: 1 } })],
     [op.createQueue, 'later', { maxDeliveries: 5 }],
     [op.createQueue, 'later', { replicas: 3 }],
   ]

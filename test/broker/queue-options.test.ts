@@ -13,6 +13,8 @@ void t.test('what is not set has its default', async (t) => {
     storage: 'disk',
     visibilityTimeoutMs: 30_000,
     maxMessageBytes: 1_048_576,
+    delayMs: 0,
+    backoff: null,
   })
 })
 
@@ -37,6 +39,47 @@ void t.test('each limit', async (t) => {
   }
 })
 
+void t.test('a delay is up to a year', async (t) => {
+  for (const delayMs of [0, 1, 31_536_000_000]) t.strictSame(parseQueueOptions({ delayMs }), { delayMs })
+  for (const delayMs of [-1, 31_536_000_001, 1.5, '1s']) {
+    t.throws(() => parseQueueOptions({ delayMs }), invalid('delayMs'))
+  }
+})
+
+void t.test('a backoff', async (t) => {
+  const fixed = { type: 'fixed', delayMs: 10 } as const
+  await t.test('has defaults', async (t) => {
+    t.strictSame(effectiveOptions(parseQueueOptions({ backoff: { ...fixed, maxMs: null } })).backoff, {
+      type: 'fixed',
+      delayMs: 10,
+      maxMs: 31_536_000_000,
+      jitter: 0,
+    })
+  })
+  await t.test('that is wrong is refused by the name of what is wrong', async (t) => {
+    const wrong: [unknown, string][] = [
+      [1, 'backoff'],
+      [[], 'backoff'],
+      [{ type: 'fixed' }, 'backoff.delayMs'],
+      [{ ...fixed, type: 'linear' }, 'backoff.type'],
+      [{ ...fixed, delayMs: 0 }, 'backoff.delayMs'],
+      [{ ...fixed, maxMs: 9 }, 'backoff.maxMs'],
+      [{ ...fixed, maxMs: 31_536_000_001 }, 'backoff.maxMs'],
+      [{ ...fixed, jitter: 1.1 }, 'backoff.jitter'],
+      [{ ...fixed, jitter: -0.1 }, 'backoff.jitter'],
+      [{ ...fixed, factor: 3 }, 'backoff.factor'],
+    ]
+    for (const [backoff, field] of wrong) {
+      t.throws(() => parseQueueOptions({ backoff }), invalid(field), JSON.stringify(backoff))
+    }
+  })
+  await t.test('is equal to another that does the same', async (t) => {
+    t.ok(sameOptions({ backoff: fixed }, { backoff: { ...fixed, jitter: 0 } }))
+    t.notOk(sameOptions({ backoff: fixed }, { backoff: { ...fixed, jitter: 0.5 } }))
+    t.notOk(sameOptions({ backoff: fixed }, {}))
+  })
+})
+
 void t.test('a word that is none of the choices', async (t) => {
   t.throws(() => parseQueueOptions({ confirm: 'all' }), invalid('confirm'))
   t.throws(() => parseQueueOptions({ storage: 'tape' }), invalid('storage'))
@@ -52,9 +95,7 @@ void t.test('what is not built yet is refused, not ignored', async (t) => {
   const later = {
     maxDeliveries: 5,
     deadLetterQueue: 'dead',
-    backoff: { type: 'fixed', delayMs: 1 },
     ttlMs: 1,
-    delayMs: 1,
     dedupeWindowMs: 1,
     retainAckedMs: 1,
     maxMessages: 1,

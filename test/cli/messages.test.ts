@@ -178,3 +178,55 @@ t.test('--server wins over MQ_SERVER', async (t) => {
   const { code } = await broker.run(['queue', 'ls', '--server', '127.0.0.1:1'])
   t.equal(code, 1)
 })
+
+t.test('nack, extend and ack by receipt', async (t) => {
+  const broker = await brokerWithQueue(t)
+  await broker.run(['send', 'orders', 'hello'])
+  const receive = async () => {
+    const { stdout } = await broker.run(['receive', 'orders', '--wait', '20s', '--json'])
+    return (JSON.parse(stdout) as { receipt: string; deliveryCount: number }[])[0]!
+  }
+  const first = await receive()
+  const nacked = await broker.run(['nack', first.receipt, '--delay', '200', '--reason', 'no disk'])
+  t.strictSame(nacked, { code: 0, stdout: '1 nacked\n', stderr: '' })
+
+  const second = await receive()
+  t.equal(second.deliveryCount, 2)
+  t.strictSame(await broker.run(['extend', second.receipt, '--for', '1h']), {
+    code: 0,
+    stdout: '1 extended\n',
+    stderr: '',
+  })
+
+  t.strictSame(await broker.run(['ack', second.receipt]), { code: 0, stdout: '1 acked\n', stderr: '' })
+})
+
+t.test('of two receipts one may be lost; the other is acked', async (t) => {
+  const broker = await brokerWithQueue(t)
+  await broker.run(['send', 'orders', '-'], { input: 'a\nb\n' })
+  const { stdout } = await broker.run(['receive', 'orders', '--max', '2', '--json'])
+  const [a, b] = (JSON.parse(stdout) as { receipt: string }[]).map(({ receipt }) => receipt)
+  await broker.run(['ack', a!])
+  const both = await broker.run(['ack', a!, b!, '--json'])
+  t.equal(both.code, 1)
+  t.match(JSON.parse(both.stdout), [
+    { receipt: a, error: { code: 'LEASE_LOST' } },
+    { receipt: b, error: null },
+  ])
+  assertOneLine(t, both.stderr, /1 of 2 not acked.*\(LEASE_LOST\)/)
+  const nonsense = await broker.run(['nack', 'nonsense'])
+  t.equal(nonsense.code, 2)
+  assertOneLine(t, nonsense.stderr, /no receipt/)
+})
+
+t.test('a message that was sent with a delay is delayed, and then there', async (t) => {
+  const broker = await brokerWithQueue(t, '--backoff', 'exponential', '--backoff-delay', '1s')
+  await broker.run(['send', 'orders', 'later', '--delay', '1h'])
+  await broker.run(['send', 'orders', 'soon', '--delay', '300'])
+  const info = JSON.parse((await broker.run(['queue', 'info', 'orders', '--json'])).stdout)
+  t.match(info.options, { backoff: { type: 'exponential', delayMs: 1000 }, delayMs: 0 })
+  t.match(info.messages, { leased: 0 })
+  t.equal(info.messages.ready + info.messages.delayed, 2)
+  const received = await broker.run(['receive', 'orders', '--max', '2', '--wait', '20s', '--ack'])
+  t.equal(received.stdout, 'soon\n')
+})

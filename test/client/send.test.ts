@@ -187,7 +187,7 @@ test('a message that no frame can hold is refused, and does not end the connecti
 
 test('options that are not built yet are refused, not ignored', async (t) => {
   const { mq, settle } = await stage()
-  const options = { key: 'k', dedupeId: 'd', delayMs: 1, deliverAt: 1, priority: 1, ttlMs: 1 }
+  const options = { key: 'k', dedupeId: 'd', priority: 1, ttlMs: 1 }
   for (const [name, value] of Object.entries(options)) {
     const sent = watch(mq.send('q', 'a', { [name]: value }))
     await settle()
@@ -284,7 +284,7 @@ test('sendBatch of what is no list is refused', async (t) => {
 
 test('a hole in the entries of a batch is a bad entry, and the call ends', async (t) => {
   const { mq, world } = await stage()
-  // eslint-disable-next-line no-sparse-arrays
+
   const results = await world.complete(
     mq.sendBatch('q', [{ body: 'a' }, , { body: 'b' }] as { body: string }[]),
   )

@@ -32,6 +32,8 @@ const header: EntryHeader = {
   producerEpoch: 9,
   sequence: 0x2_0000_0001,
   opening: 42,
+  notBeforeMs: 0x1_0000_0003,
+  ownDelays: false,
 }
 const payload = Buffer.from('three messages')
 const previousChain = Uint8Array.of(1, 2, 3, 4, 5, 6, 7, 8)
@@ -60,6 +62,8 @@ const headers: fc.Arbitrary<EntryHeader> = fc.record({
   producerEpoch: uint32,
   sequence: offsets,
   opening: offsets,
+  notBeforeMs: offsets,
+  ownDelays: fc.boolean(),
 })
 const payloads = fc.uint8Array({ maxLength: 200 })
 const chains = fc.uint8Array({ minLength: 8, maxLength: 8 })
@@ -69,8 +73,8 @@ const names = fc
 
 void t.test('the format is these bytes, and these only', async (t) => {
   const golden = [
-    '04bdbf14', // crc of the header
-    '8e4ad3041362d075', // chain
+    'af57b099', // crc of the header
+    '6dca13440af426ea', // chain
     '01', // format
     '01', // kind: batch
     '0000', // flags
@@ -84,6 +88,7 @@ void t.test('the format is these bytes, and these only', async (t) => {
     '9465e5d3', // crc of the payload
     '0000000200000001', // sequence
     '000000000000002a', // opening
+    '0000000100000003', // not before
     '7468726565206d65737361676573', // payload
   ].join('')
   t.equal(encoded().toString('hex'), golden)
@@ -163,21 +168,21 @@ void t.test('written in place', async (t) => {
   await t.test('it is the memory that brought the batch', async (t) => {
     const { frame, bytes } = write(100)
     t.equal(bytes.buffer, frame.buffer)
-    t.equal(bytes.byteOffset, frame.byteOffset + 12)
+    t.equal(bytes.byteOffset, frame.byteOffset + 4)
   })
 
-  await t.test('only the 88 bytes before the batch change', async (t) => {
+  await t.test('only the 96 bytes before the batch change', async (t) => {
     const { frame, before } = write(100)
-    t.strictSame(frame.subarray(0, 12), before.subarray(0, 12), 'what comes before stays')
+    t.strictSame(frame.subarray(0, 4), before.subarray(0, 4), 'what comes before stays')
     t.strictSame(frame.subarray(100), before.subarray(100), 'the batch and what follows stay')
   })
 
-  await t.test('88 bytes are enough', async (t) => {
-    t.equal(write(88).bytes.byteOffset, 0)
+  await t.test('96 bytes are enough', async (t) => {
+    t.equal(write(96).bytes.byteOffset, 0)
   })
 
-  await t.test('87 are not, and nothing of the frame changes', async (t) => {
-    const { frame, before, bytes } = write(100, 87)
+  await t.test('95 are not, and nothing of the frame changes', async (t) => {
+    const { frame, before, bytes } = write(100, 95)
     t.strictSame(frame, before)
     t.strictSame(bytes, encoded())
   })
@@ -308,7 +313,7 @@ void t.test('a newer version wrote it', async (t) => {
     newer,
     'kind 0',
   )
-  for (let flag = 0; flag < 16; flag++) {
+  for (let flag = 1; flag < 16; flag++) {
     t.throws(
       read((bytes) => bytes.writeUInt16BE(1 << flag, 14)),
       newer,
@@ -361,8 +366,21 @@ const bodies: fc.Arbitrary<Exclude<EntryBody, { kind: 'batch' }>> = fc.oneof(
     settled: ranges,
     refused: fc.option(ranges),
     requestCrc: uint32,
+    reason: fc.option(fc.string()),
+    notBefore: fc.constant(null),
   }),
-  fc.record({ kind: fc.constant('fail' as const), cause: fc.nat(1), ranges }),
+  fc
+    .array(fc.tuple(fc.nat(2 ** 40), fc.integer({ min: 1, max: 2 ** 40 }), offsets), { maxLength: 4 })
+    .map((list) => ({
+      kind: 'settle' as const,
+      action: 1,
+      settled: list.flatMap(([start, count]) => [start, count]),
+      refused: null,
+      requestCrc: 5,
+      reason: 'why',
+      notBefore: list.map(([, , ms]) => ms),
+    })),
+  fc.record({ kind: fc.constant('fail' as const), cause: fc.nat(1), ranges, notBefore: fc.constant(null) }),
   fc.record({ kind: fc.constant('epochStart' as const), previous: offsets }),
   fc.record({
     kind: fc.constant('leases' as const),
@@ -398,14 +416,31 @@ void t.test('a body reads as it was written', async (t) => {
 void t.test('bodies keep their layout', async (t) => {
   const hex = (body: Parameters<typeof encodeBody>[0]) => Buffer.from(encodeBody(body)).toString('hex')
   t.equal(
-    hex({ kind: 'settle', action: 0, settled: [3, 2], refused: [5, 1], requestCrc: 0xdeadbeef }),
-    '9600920302920501cedeadbeefc0c0',
+    hex({
+      kind: 'settle',
+      action: 0,
+      settled: [3, 2],
+      refused: [5, 1],
+      requestCrc: 0xdeadbeef,
+      reason: null,
+      notBefore: null,
+    }),
+    '9700920302920501cedeadbeefc0c0c0',
   )
   t.equal(
-    hex({ kind: 'settle', action: 0, settled: [3, 2], refused: null, requestCrc: 1 }),
-    '9600920302c001c0c0',
+    hex({
+      kind: 'settle',
+      action: 0,
+      settled: [3, 2],
+      refused: null,
+      requestCrc: 1,
+      reason: null,
+      notBefore: null,
+    }),
+    '9700920302c001c0c0c0',
   )
-  t.equal(hex({ kind: 'fail', cause: 0, ranges: [3, 2] }), '9400920302c0c0')
+  t.equal(hex({ kind: 'fail', cause: 0, ranges: [3, 2], notBefore: null }), '9400920302c0c0')
+  t.equal(hex({ kind: 'fail', cause: 0, ranges: [3, 2], notBefore: [9] }), '94009203029109c0')
   t.equal(hex({ kind: 'epochStart', previous: 6 }), '9106')
   t.equal(
     hex({ kind: 'leases', nextLease: 4, leases: [{ lease: 3, epoch: 6, ranges: [3, 2, 100] }] }),
@@ -423,7 +458,11 @@ void t.test('a body that is not what its kind says is corrupt', async (t) => {
     ['settle', '', 'nothing'],
     ['settle', 'c0', 'no array'],
     ['settle', '90', 'too short an array'],
-    ['settle', '9600920302c0c0c0c0', 'no crc'],
+    ['settle', '9700920302c0c0c0c0c0', 'no crc'],
+    ['settle', '9700920302c00107c0c0', 'a number for a reason'],
+    ['settle', '9700920302c001c0920102c0', 'two times for one range'],
+    ['settle', '9700920302c001c007c0', 'a time for a list'],
+    ['fail', '940092030290c0', 'no time for a range'],
     ['fail', '94ff920302c0c0', 'a negative number'],
     ['fail', '9400c0c0c0', 'no ranges'],
     ['fail', '940091a178c0c0', 'text for a number'],

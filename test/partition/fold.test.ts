@@ -36,6 +36,8 @@ class NaiveLog {
   readonly entries: Written[] = []
   /** Each message ever sent → the number of its next delivery, or what became of it. */
   readonly messages = new Map<number, number | 'settled' | 'quarantined'>()
+  /** Message → when it is ready, where that lay ahead when it was said. */
+  readonly delayed = new Map<number, number>()
   readonly producers = new Map<string, NaiveProducer>()
   handedOver: { nextLease: number; leases: HandedLease[] } | null = null
   floor = 0
@@ -59,6 +61,8 @@ class NaiveLog {
       producerEpoch: 0,
       sequence: 0,
       opening: 0,
+      notBeforeMs: 0,
+      ownDelays: false,
       ...header,
     }
     this.chain = nextChain(this.chain, full.epoch, full.base, this.entries.length)
@@ -67,22 +71,31 @@ class NaiveLog {
     this.timeMs = full.timeMs
     switch (body.kind) {
       case 'batch':
-        for (let i = 0; i < full.count; i++) this.messages.set(full.base + i, 1)
+        for (let i = 0; i < full.count; i++) {
+          this.messages.set(full.base + i, 1)
+          this.#delay(full.base + i, body.delays === null ? full.notBeforeMs : 0)
+        }
+        for (let i = 0; i < (body.delays?.length ?? 0); i += 3) {
+          const [start, count, notBeforeMs] = body.delays!.slice(i) as [number, number, number]
+          for (let n = start; n < start + count; n++) this.#delay(n, notBeforeMs)
+        }
         this.#remember(full, full.count, body.payloadCrc, null)
         break
       case 'settle':
-        for (const offset of offsetsOf(body.settled)) this.messages.set(offset, 'settled')
+        if (body.action === 1) this.#fail(body.settled, body.notBefore)
+        else for (const offset of offsetsOf(body.settled)) this.delayed.delete(offset)
+        if (body.action === 0) {
+          for (const offset of offsetsOf(body.settled)) this.messages.set(offset, 'settled')
+        }
         this.#remember(full, 0, body.requestCrc, body.refused)
         break
       case 'fail':
-        for (const offset of offsetsOf(body.ranges)) {
-          const deliveries = this.messages.get(offset)
-          if (typeof deliveries === 'number') this.messages.set(offset, deliveries + 1)
-        }
+        this.#fail(body.ranges, body.notBefore)
         break
       case 'epochStart':
         this.epoch = full.epoch
         this.handedOver = null
+        for (const [offset, ms] of this.delayed) if (ms <= full.timeMs) this.delayed.delete(offset)
         break
       case 'leases':
         this.handedOver = { nextLease: body.nextLease, leases: body.leases }
@@ -92,9 +105,28 @@ class NaiveLog {
         this.floor = Math.max(this.floor, body.floor)
         break
       case 'quarantine':
-        for (const offset of offsetsOf(body.ranges)) this.messages.set(offset, 'quarantined')
+        for (const offset of offsetsOf(body.ranges)) {
+          this.messages.set(offset, 'quarantined')
+          this.delayed.delete(offset)
+        }
         break
     }
+  }
+
+  #fail(ranges: Ranges, notBefore: number[] | null): void {
+    for (let i = 0; i < ranges.length; i += 2) {
+      for (const offset of offsetsOf(ranges.slice(i, i + 2))) {
+        const deliveries = this.messages.get(offset)
+        if (typeof deliveries !== 'number') continue
+        this.messages.set(offset, deliveries + 1)
+        this.delayed.delete(offset)
+        this.#delay(offset, notBefore?.[i / 2] ?? 0)
+      }
+    }
+  }
+
+  #delay(offset: number, notBeforeMs: number): void {
+    if (notBeforeMs > this.timeMs) this.delayed.set(offset, notBeforeMs)
   }
 
   #remember(header: EntryHeader, count: number, crc: number, refused: Ranges | null): void {
@@ -121,6 +153,7 @@ class NaiveLog {
       chain: Buffer.from(this.chain).toString('hex'),
       live: offsetsIn((state) => typeof state === 'number'),
       quarantined: offsetsIn((state) => state === 'quarantined').map(([offset]) => offset),
+      delayed: [...this.delayed].sort(([a], [b]) => a - b),
       floor: this.floor,
       producers: [...this.producers].sort(([a], [b]) => (a < b ? -1 : 1)),
       handedOver: this.handedOver,
@@ -137,6 +170,10 @@ function describe(state: PartitionState): object {
   state.quarantined.forEachIn(0, state.logEnd + 1000, (start, end) => {
     for (let offset = start; offset < end; offset++) quarantined.push(offset)
   })
+  const delayed: [number, number][] = []
+  state.delayed.forEachIn(0, state.logEnd + 1000, (start, end, value) => {
+    for (let offset = start; offset < end; offset++) delayed.push([offset, value])
+  })
   return {
     logEnd: state.logEnd,
     logStart: state.logStart,
@@ -145,6 +182,7 @@ function describe(state: PartitionState): object {
     chain: Buffer.from(state.chain).toString('hex'),
     live,
     quarantined,
+    delayed,
     floor: state.floor,
     producers: [...state.producers].sort(([a], [b]) => (a < b ? -1 : 1)),
     handedOver: state.handedOver,
@@ -210,19 +248,36 @@ function written(actions: Action[]): NaiveLog {
     const from = { producerId, producerEpoch, sequence, opening: log.logEnd }
     const timeMs = log.timeMs + laterMs
     const crc = step * 7
+    const notBefore =
+      which % 4 === 0 ? null : ranges.filter((_, i) => i % 2 === 0).map((n) => timeMs + (n % 3) * 2)
     switch (what) {
       case 'batch':
       case 'newInstance':
-        return log.write({ kind: 'batch', payloadCrc: crc }, { ...from, count: size, timeMs })
+        return log.write(
+          {
+            kind: 'batch',
+            payloadCrc: crc,
+            delays: which % 3 === 0 ? [log.logEnd + size - 1, 1, timeMs + (which % 7)] : null,
+          },
+          { ...from, count: size, timeMs, notBeforeMs: which % 2 === 0 ? 0 : timeMs + (which % 5) },
+        )
       case 'settle': {
         const refused = which % 2 === 0 ? null : [log.logEnd, 1]
         return log.write(
-          { kind: 'settle', action: 0, settled: ranges, refused, requestCrc: crc },
+          {
+            kind: 'settle',
+            action: which % 3,
+            settled: ranges,
+            refused,
+            requestCrc: crc,
+            reason: null,
+            notBefore: which % 3 === 1 ? notBefore : null,
+          },
           { ...from, timeMs },
         )
       }
       case 'fail':
-        return log.write({ kind: 'fail', cause: 0, ranges }, { timeMs })
+        return log.write({ kind: 'fail', cause: 0, ranges, notBefore }, { timeMs })
       case 'restart':
         return log.write({ kind: 'epochStart', previous: log.epoch }, { epoch: log.epoch + size, timeMs })
       case 'handOver': {
@@ -251,7 +306,7 @@ function logOf(count: number): NaiveLog {
   const log = new NaiveLog()
   log.write({ kind: 'epochStart', previous: 0 }, { epoch: 1, timeMs: 50 })
   log.write(
-    { kind: 'batch', payloadCrc: 1 },
+    { kind: 'batch', payloadCrc: 1, delays: null },
     { count, timeMs: 100, producerId: producerIds[0]!, sequence: 1 },
   )
   return log
@@ -264,6 +319,7 @@ void t.test('agrees with a map of messages', async (t) => {
         const state = fold(log.entries)
         state.live.checkInvariants()
         state.quarantined.checkInvariants()
+        state.delayed.checkInvariants()
         if (JSON.stringify(describe(state)) !== JSON.stringify(log.describe())) {
           throw new Error(`${JSON.stringify(describe(state))}\nwanted ${JSON.stringify(log.describe())}`)
         }
@@ -314,7 +370,7 @@ void t.test('a checkpoint', async (t) => {
     const before = Buffer.from(bytes)
     state.apply(
       { ...log.entries[1]!.header, base: 4, sequence: 2 },
-      { kind: 'batch', payloadCrc: 2 },
+      { kind: 'batch', payloadCrc: 2, delays: null },
       chainStart,
     )
     t.strictSame(Buffer.from(bytes), before)
@@ -322,13 +378,14 @@ void t.test('a checkpoint', async (t) => {
 
   await t.test('keeps its layout', async (t) => {
     t.matchOnly(unpack(fold(log.entries).encode('00000001')), [
-      1,
+      2,
       '00000001',
       4,
       1,
       Buffer.from(log.chain),
       100,
       [1, 4, 1],
+      [],
       [],
       0,
       [[Buffer.from(producerIds[0]!), 0, 0, 100, [[1, 1, 1, 3, 1]]]],
@@ -363,7 +420,7 @@ void t.test('a checkpoint', async (t) => {
   })
 
   await t.test('of a newer version is not taken for rot', async (t) => {
-    t.throws(() => PartitionState.decode(pack([2, 'something else'])), { code: 'NEWER_DATA_FORMAT' })
+    t.throws(() => PartitionState.decode(pack([3, 'something else'])), { code: 'NEWER_DATA_FORMAT' })
   })
 })
 
@@ -375,27 +432,60 @@ void t.test('an empty log', async (t) => {
 
 void t.test('the log starts where the lowest unsettled message is', async (t) => {
   const log = logOf(3)
-  log.write({ kind: 'settle', action: 0, settled: [1, 2], refused: null, requestCrc: 0 }, { sequence: 2 })
+  log.write(
+    {
+      kind: 'settle',
+      action: 0,
+      settled: [1, 2],
+      refused: null,
+      requestCrc: 0,
+      reason: null,
+      notBefore: null,
+    },
+    { sequence: 2 },
+  )
   t.equal(fold(log.entries).logStart, 3)
 })
 
 void t.test('a settle takes a range across batches', async (t) => {
   const log = logOf(3)
-  log.write({ kind: 'batch', payloadCrc: 0 }, { count: 3, sequence: 1 })
-  log.write({ kind: 'settle', action: 0, settled: [2, 4], refused: null, requestCrc: 0 }, { sequence: 2 })
+  log.write({ kind: 'batch', payloadCrc: 0, delays: null }, { count: 3, sequence: 1 })
+  log.write(
+    {
+      kind: 'settle',
+      action: 0,
+      settled: [2, 4],
+      refused: null,
+      requestCrc: 0,
+      reason: null,
+      notBefore: null,
+    },
+    { sequence: 2 },
+  )
   t.strictSame(fold(log.entries).live.toArray(), [1, 2, 1, 6, 7, 1])
 })
 
 void t.test('what entries other than batches take of the offsets is never live', async (t) => {
   const log = logOf(1)
-  log.write({ kind: 'fail', cause: 0, ranges: [0, 10] })
+  log.write({ kind: 'fail', cause: 0, ranges: [0, 10], notBefore: null })
   t.strictSame(fold(log.entries).live.toArray(), [1, 2, 2])
 })
 
 void t.test('a failed delivery of what was settled counts for nothing', async (t) => {
   const log = logOf(2)
-  log.write({ kind: 'settle', action: 0, settled: [1, 1], refused: null, requestCrc: 0 }, { sequence: 2 })
-  log.write({ kind: 'fail', cause: 0, ranges: [1, 2] })
+  log.write(
+    {
+      kind: 'settle',
+      action: 0,
+      settled: [1, 1],
+      refused: null,
+      requestCrc: 0,
+      reason: null,
+      notBefore: null,
+    },
+    { sequence: 2 },
+  )
+  log.write({ kind: 'fail', cause: 0, ranges: [1, 2], notBefore: null })
   t.strictSame(fold(log.entries).live.toArray(), [2, 3, 2])
 })
 
@@ -410,7 +500,7 @@ void t.test('a quarantined message', async (t) => {
     t.equal(fold(log.entries).quarantined.size, 1)
   })
   await t.test('stays, whatever fails or restarts after it', async (t) => {
-    log.write({ kind: 'fail', cause: 0, ranges: [1, 3] })
+    log.write({ kind: 'fail', cause: 0, ranges: [1, 3], notBefore: null })
     log.write({ kind: 'epochStart', previous: 1 }, { epoch: 2 })
     t.equal(fold(log.entries).quarantined.has(2), true)
   })
@@ -418,7 +508,18 @@ void t.test('a quarantined message', async (t) => {
 
 void t.test('quarantine does not count what is settled', async (t) => {
   const log = logOf(3)
-  log.write({ kind: 'settle', action: 0, settled: [1, 1], refused: null, requestCrc: 0 }, { sequence: 2 })
+  log.write(
+    {
+      kind: 'settle',
+      action: 0,
+      settled: [1, 1],
+      refused: null,
+      requestCrc: 0,
+      reason: null,
+      notBefore: null,
+    },
+    { sequence: 2 },
+  )
   const state = fold(log.entries)
   state.apply(
     { ...log.entries[0]!.header, kind: 'quarantine', base: 5, timeMs: 100 },
@@ -431,7 +532,7 @@ void t.test('quarantine does not count what is settled', async (t) => {
 void t.test('a producer', async (t) => {
   const [id] = producerIds as [string]
   const send = (log: NaiveLog, sequence: number, header: Partial<EntryHeader> = {}) =>
-    log.write({ kind: 'batch', payloadCrc: sequence }, { producerId: id, sequence, ...header })
+    log.write({ kind: 'batch', payloadCrc: sequence, delays: null }, { producerId: id, sequence, ...header })
 
   await t.test('is remembered with its last 64 outcomes', async (t) => {
     const log = logOf(1)
@@ -448,7 +549,15 @@ void t.test('a producer', async (t) => {
   await t.test('shares its sequences between sends and settles', async (t) => {
     const log = logOf(1)
     log.write(
-      { kind: 'settle', action: 0, settled: [1, 1], refused: [7, 1], requestCrc: 5 },
+      {
+        kind: 'settle',
+        action: 0,
+        settled: [1, 1],
+        refused: [7, 1],
+        requestCrc: 5,
+        reason: null,
+        notBefore: null,
+      },
       { producerId: id, sequence: 2 },
     )
     t.strictSame(fold(log.entries).producers.get(id)!.outcomes, [
@@ -507,7 +616,7 @@ void t.test('handed-over leases', async (t) => {
 void t.test('an entry that cannot be the next one is refused', async (t) => {
   const log = logOf(3)
   const next: EntryHeader = { ...log.entries[1]!.header, base: 4, count: 1, sequence: 2 }
-  const batch: EntryBody = { kind: 'batch', payloadCrc: 1 }
+  const batch: EntryBody = { kind: 'batch', payloadCrc: 1, delays: null }
   const epochStart: EntryBody = { kind: 'epochStart', previous: 1 }
   const refused = (header: Partial<EntryHeader>, body: EntryBody, what: string, before: Written[] = []) => {
     const state = fold([...log.entries, ...before])

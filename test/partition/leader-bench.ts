@@ -105,7 +105,15 @@ export class Bench implements LeaderSink<string> {
     const batch = changes.batch ?? Buffer.from(`batch of ${ref}`)
     this.leader.send(
       ref,
-      { ...this.#sequenced(ref), count: 1, crc: crc32(batch), batch, headroom: 0, ...changes },
+      {
+        ...this.#sequenced(ref),
+        count: 1,
+        crc: crc32(batch),
+        batch,
+        headroom: 0,
+        ownDelays: false,
+        ...changes,
+      },
       this.now,
       refusal,
     )
@@ -116,7 +124,11 @@ export class Bench implements LeaderSink<string> {
     items: readonly LeasedItem[],
     changes: Partial<Parameters<Leader<string>['settle']>[1]> = {},
   ): void {
-    this.leader.settle(ref, { ...this.#sequenced(ref), action: 0, items, ...changes }, this.now)
+    this.leader.settle(
+      ref,
+      { ...this.#sequenced(ref), action: 0, items, delayMs: null, reason: null, ...changes },
+      this.now,
+    )
   }
 
   extend(ref: string, items: readonly LeasedItem[], extendMs: number): void {

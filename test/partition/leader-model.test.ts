@@ -5,12 +5,23 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { crc32 } from 'node:zlib'
+import type { Entry } from '../../src/partition/entry.ts'
 import type { LeasedItem } from '../../src/partition/leader.ts'
+import { BatchBuilder, messageBody, readBatch } from '../../src/wire/batch.ts'
 import { Bench, producer, visibilityTimeoutMs, type Delivered } from './leader-bench.ts'
 
 type Op =
   | { kind: 'start'; next: number; epoch: number }
-  | { kind: 'send'; next: number; base: number; producer: string; sequence: number; text: string }
+  | {
+      kind: 'send'
+      next: number
+      base: number
+      producer: string
+      sequence: number
+      text: string
+      /** When each message is ready, by the wall clock. */
+      readyMs: number[]
+    }
   | {
       kind: 'settle'
       next: number
@@ -19,8 +30,11 @@ type Op =
       text: string
       offsets: number[]
       told: string
+      action: number
+      /** Of each of them after a nack. */
+      readyMs: number[]
     }
-  | { kind: 'fail'; next: number; offsets: number[] }
+  | { kind: 'fail'; next: number; offsets: number[]; readyMs: number[] }
   | { kind: 'handOver'; next: number; leases: Map<number, NaiveLease> }
 
 interface NaiveLease {
@@ -33,6 +47,8 @@ interface NaiveMessage {
   /** The number of its next delivery. */
   delivery: number
   settled: boolean
+  /** By the wall clock; it may have passed. */
+  readyMs: number
   /** End of the entry that last made it available. */
   after: number
 }
@@ -55,6 +71,8 @@ class Model {
   highWatermark = 0
   epoch = 0
   epochStart = 0
+  /** When the clock was last looked at: what was delayed until later has not become ready. */
+  lookedMs = 0
 
   get leading(): boolean {
     return this.highWatermark > this.epochStart && this.ops.at(-1)?.kind !== 'handOver'
@@ -65,6 +83,7 @@ class Model {
     if (!this.leading) return []
     return [...this.messages]
       .filter(([n, m]) => !m.settled && !this.leases.has(n) && m.after <= this.highWatermark)
+      .filter(([, m]) => m.readyMs <= this.lookedMs)
       .map(([n]) => n)
   }
 
@@ -80,25 +99,37 @@ class Model {
         break
       case 'send':
         for (let n = op.base; n < op.next; n++)
-          this.messages.set(n, { delivery: 1, settled: false, after: op.next })
+          this.messages.set(n, {
+            delivery: 1,
+            settled: false,
+            readyMs: op.readyMs[n - op.base]!,
+            after: op.next,
+          })
         this.#remember(op, `sent ${this.epoch}-${op.base}`)
         break
       case 'settle':
-        for (const n of op.offsets) this.messages.get(n)!.settled = true
+        if (op.action === 0) for (const n of op.offsets) this.messages.get(n)!.settled = true
+        else if (op.action === 1) this.#failed(op)
+        else for (const n of op.offsets) Object.assign(this.messages.get(n)!, { after: op.next, readyMs: 0 })
         this.#remember(op, op.told)
         break
       case 'fail':
-        for (const n of op.offsets) {
-          const message = this.messages.get(n)!
-          message.delivery++
-          message.after = op.next
-        }
+        this.#failed(op)
         break
       case 'handOver':
         this.leases = new Map([...op.leases].map(([n, lease]) => [n, { ...lease }]))
         break
     }
     this.logEnd = op.next
+  }
+
+  #failed({ offsets, readyMs, next }: { offsets: number[]; readyMs: number[]; next: number }): void {
+    offsets.forEach((n, i) => {
+      const message = this.messages.get(n)!
+      message.delivery++
+      message.readyMs = readyMs[i]!
+      message.after = next
+    })
   }
 
   #remember(op: Extract<Op, { sequence: number }>, told: string): void {
@@ -134,14 +165,23 @@ class Model {
     else this.pending.push({ after, answer })
   }
 
-  send(ref: string, who: string, sequence: number, text: string, count: number): void {
+  send(ref: string, who: string, sequence: number, text: string, count: number, readyMs: number[]): void {
     if (this.#known(ref, who, sequence, text)) return
     const base = this.logEnd
-    this.append({ kind: 'send', next: base + count, base, producer: who, sequence, text })
+    this.append({ kind: 'send', next: base + count, base, producer: who, sequence, text, readyMs })
     this.#wait(this.logEnd, `${ref} sent ${this.epoch}-${base}`)
   }
 
-  settle(ref: string, who: string, sequence: number, text: string, items: LeasedItem[], nowMs: number): void {
+  settle(
+    ref: string,
+    who: string,
+    sequence: number,
+    text: string,
+    items: LeasedItem[],
+    nowMs: number,
+    action: number,
+    delayMs: number | null,
+  ): void {
     if (this.#known(ref, who, sequence, text)) return
     const { held, told } = this.#split(items, nowMs)
     if (held.length === 0) {
@@ -149,7 +189,18 @@ class Model {
       return
     }
     for (const n of held) this.leases.delete(n)
-    this.append({ kind: 'settle', next: this.logEnd + 1, producer: who, sequence, text, offsets: held, told })
+    const readyMs = held.map((n) => readyIn(delayMs ?? backoffMs(this.messages.get(n)!.delivery), nowMs))
+    this.append({
+      kind: 'settle',
+      next: this.logEnd + 1,
+      producer: who,
+      sequence,
+      text,
+      offsets: held,
+      told,
+      action,
+      readyMs,
+    })
     this.#wait(this.logEnd, `${ref} ${told}`)
   }
 
@@ -183,10 +234,12 @@ class Model {
 
   tick(nowMs: number): void {
     if (this.ops.at(-1)?.kind === 'handOver') return
+    this.lookedMs = wallMs(nowMs)
     const offsets = [...this.leases].filter(([, { expiresMs }]) => expiresMs <= nowMs).map(([n]) => n)
     if (offsets.length === 0) return
     for (const n of offsets) this.leases.delete(n)
-    this.append({ kind: 'fail', next: this.logEnd + 1, offsets })
+    const readyMs = offsets.map((n) => readyIn(backoffMs(this.messages.get(n)!.delivery), nowMs))
+    this.append({ kind: 'fail', next: this.logEnd + 1, offsets, readyMs })
     this.#wait(this.logEnd, null)
   }
 
@@ -209,8 +262,9 @@ class Model {
   }
 
   /** What is left when only the log below `durableEnd` is, and a leader of `epoch` has started on it. */
-  restarted(durableEnd: number, epoch: number): Model {
+  restarted(durableEnd: number, epoch: number, nowMs: number): Model {
     const next = new Model()
+    next.lookedMs = wallMs(nowMs)
     for (const op of this.ops) if (op.next <= durableEnd) next.append(op)
     if (next.ops.at(-1)?.kind !== 'handOver') next.leases.clear()
     next.highWatermark = next.logEnd
@@ -220,13 +274,28 @@ class Model {
   }
 }
 
+/** That of the bench. */
+const wallMs = (ms: number): number => 1_800_000_000_000 + ms
+/** 0: at once. */
+const readyIn = (delayMs: number, nowMs: number): number => (delayMs === 0 ? 0 : wallMs(nowMs) + delayMs)
+const backoffMs = (failures: number): number => Math.min(40, 5 * 2 ** (failures - 1))
+const queueDelayMs = 10
+
 type Action =
-  | { do: 'send'; who: number; count: number; skip: number }
+  | { do: 'send'; who: number; count: number; skip: number; delays: (number | null)[] | null }
   | { do: 'again'; which: number; changed: boolean }
   | { do: 'older'; who: number; back: number }
   | { do: 'commit'; share: number }
   | { do: 'receive'; max: number; timeoutMs: number }
-  | { do: 'settle'; who: number; which: number[]; from: number; count: number }
+  | {
+      do: 'settle'
+      who: number
+      which: number[]
+      from: number
+      count: number
+      action: number
+      delayMs: number | null
+    }
   | { do: 'settleAgain'; which: number }
   | { do: 'extend'; which: number[]; extendMs: number }
   | { do: 'advance'; ms: number; ticks: boolean }
@@ -244,6 +313,9 @@ const action: fc.Arbitrary<Action> = fc.oneof(
       who,
       count: fc.integer({ min: 1, max: 5 }),
       skip: fc.constantFrom(1, 1, 1, 3),
+      delays: fc.option(fc.array(fc.option(fc.constantFrom(0, 5, 10, 200)), { minLength: 5, maxLength: 5 }), {
+        freq: 2,
+      }),
     }),
   },
   {
@@ -275,6 +347,8 @@ const action: fc.Arbitrary<Action> = fc.oneof(
       which,
       from: fc.nat(3),
       count: fc.integer({ min: 1, max: 6 }),
+      action: fc.constantFrom(0, 0, 1, 1, 2),
+      delayMs: fc.constantFrom(null, null, 0, 5, 150),
     }),
   },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('settleAgain' as const), which: some }) },
@@ -313,18 +387,36 @@ interface Sent {
   sequence: number
   text: string
   count: number
+  /** Of each message its own; null: none has. */
+  delays: (number | null)[] | null
 }
 
 interface Settled {
   who: string
   sequence: number
   items: LeasedItem[]
+  action: number
+  delayMs: number | null
+}
+
+/** Its first message says which batch it is. */
+function batchOf(text: string, count: number, delays: (number | null)[] | null): Uint8Array {
+  const builder = new BatchBuilder()
+  for (let i = 0; i < count; i++) {
+    const delay = delays?.[i]
+    builder.add(i === 0 ? text : '', null, typeof delay === 'number' ? { delay } : null)
+  }
+  return builder.finish()
+}
+
+function textOf({ kind, payload }: Entry): string {
+  return kind === 'batch' ? Buffer.from(messageBody(readBatch(payload), 0)).toString() : kind
 }
 
 /** Carries actions out on both, and looks at both after each. */
 class Comparison {
-  readonly bench = new Bench()
-  model = new Model().restarted(0, 1)
+  readonly bench: Bench
+  model = new Model().restarted(0, 1, 0)
   readonly sent: Sent[] = []
   readonly settled: Settled[] = []
   readonly delivered: Delivered[] = []
@@ -341,9 +433,12 @@ class Comparison {
   readonly #counts = new Map<string, number>()
   /** Settle requests by ref. */
   readonly #settles = new Map<string, LeasedItem[]>()
+  readonly #queueDelayMs: number
   readonly #sends = new Map<string, string>()
 
-  constructor() {
+  constructor(delayed: boolean) {
+    this.#queueDelayMs = delayed ? queueDelayMs : 0
+    this.bench = new Bench({ delayMs: this.#queueDelayMs, backoffMs })
     this.model.commit(1)
   }
 
@@ -354,7 +449,9 @@ class Comparison {
         const name = `p${action.who}`
         const sequence = (this.#sequences.get(name) ?? 0) + action.skip
         this.#sequences.set(name, sequence)
-        this.#send({ who: name, sequence, text: `${name} ${sequence} ×${action.count}`, count: action.count })
+        const { count } = action
+        const delays = action.delays?.slice(0, count) ?? null
+        this.#send({ who: name, sequence, text: `${name} ${sequence} ×${count}`, count, delays })
         break
       }
       case 'again': {
@@ -366,7 +463,7 @@ class Comparison {
       case 'older': {
         const name = `p${action.who}`
         const sequence = Math.max(1, (this.#sequences.get(name) ?? 1) - action.back)
-        this.#send({ who: name, sequence, text: `${name} ${sequence} late`, count: 1 })
+        this.#send({ who: name, sequence, text: `${name} ${sequence} late`, count: 1, delays: null })
         break
       }
       case 'commit': {
@@ -387,7 +484,16 @@ class Comparison {
         })
         const sequence = (this.#sequences.get(name) ?? 0) + 1
         this.#sequences.set(name, sequence)
-        if (items.length > 0) this.#settle({ who: name, sequence, items })
+        const { action: settling, delayMs } = action
+        if (items.length > 0) {
+          this.#settle({
+            who: name,
+            sequence,
+            items,
+            action: settling,
+            delayMs: settling === 1 ? delayMs : null,
+          })
+        }
         break
       }
       case 'settleAgain': {
@@ -436,7 +542,7 @@ class Comparison {
   #restart(durableEnd: number): void {
     const { bench } = this
     bench.crash(durableEnd)
-    this.model = this.model.restarted(durableEnd, bench.epoch)
+    this.model = this.model.restarted(durableEnd, bench.epoch, bench.ms)
     // A lease that ran out while nobody led runs out now.
     for (const lease of this.model.leases.values()) lease.expiresMs = Math.max(lease.expiresMs, bench.ms)
     bench.answers = []
@@ -447,21 +553,33 @@ class Comparison {
     // What was refused for good nobody sends again under its sequence.
     if (this.#refused.has(request.text)) return
     const ref = `r${++this.#requests}`
-    const { who, sequence, text, count } = request
+    const { who, sequence, text, count, delays } = request
     this.sent.push(request)
     this.#sends.set(ref, text)
-    const batch = Buffer.from(text)
-    this.bench.send(ref, { producerId: producer(who), sequence, opening: 0, count, batch, crc: crc32(batch) })
-    this.model.send(ref, who, sequence, text, count)
+    const batch = batchOf(text, count, delays)
+    this.bench.send(ref, {
+      producerId: producer(who),
+      sequence,
+      opening: 0,
+      count,
+      batch,
+      crc: crc32(batch),
+      ownDelays: delays !== null,
+    })
+    const readyMs = Array.from({ length: count }, (_, i) =>
+      readyIn(delays?.[i] ?? this.#queueDelayMs, this.bench.ms),
+    )
+    this.model.send(ref, who, sequence, text, count, readyMs)
   }
 
   #settle(request: Settled): void {
     const ref = `r${++this.#requests}`
-    const { who, sequence, items } = request
+    const { who, sequence, items, action, delayMs } = request
     this.settled.push(request)
-    this.#settles.set(ref, items)
-    this.bench.settle(ref, items, { producerId: producer(who), sequence, opening: 0 })
-    this.model.settle(ref, who, sequence, JSON.stringify(items), items, this.bench.ms)
+    if (action === 0) this.#settles.set(ref, items)
+    this.bench.settle(ref, items, { producerId: producer(who), sequence, opening: 0, action, delayMs })
+    const text = JSON.stringify([items, action, delayMs])
+    this.model.settle(ref, who, sequence, text, items, this.bench.ms, action, delayMs)
   }
 
   #items(which: number[]): LeasedItem[] {
@@ -487,7 +605,7 @@ class Comparison {
       for (let n = offset; n < offset + count; n++) {
         const entry = entries.find((e) => e.base <= n && n < e.base + e.count)!
         const id = `${entry.epoch}-${n}`
-        const text = entry.payload.toString()
+        const text = textOf(entry)
         const before = this.#ids.get(id) ?? text
         this.#ids.set(id, text)
         if (entry.kind !== 'batch') throw new Error(`10: ${n} is a ${entry.kind}`)
@@ -527,7 +645,15 @@ class Comparison {
       throw new Error(`ready ${ready.join()}, not ${model.ready.join()}`)
     const [lowest = model.logEnd] = [...model.messages].filter(([, m]) => !m.settled).map(([n]) => n)
     if (leader.state.logStart > lowest) throw new Error(`20: the log starts at ${leader.state.logStart}`)
-    const dueMs = Math.min(Infinity, ...[...model.leases.values()].map((l) => l.expiresMs))
+    const delayed = [...model.messages.values()].filter(
+      (m) => !m.settled && m.after <= model.highWatermark && m.readyMs > model.lookedMs,
+    )
+    if (leader.delayedCount > delayed.length) throw new Error(`${leader.delayedCount} delayed`)
+    const dueMs = Math.min(
+      Infinity,
+      ...[...model.leases.values()].map((l) => l.expiresMs),
+      ...delayed.map((m) => m.readyMs - wallMs(0)),
+    )
     if (model.ops.at(-1)?.kind !== 'handOver' && leader.nextDueMs > dueMs)
       throw new Error(`due at ${leader.nextDueMs}`)
   }
@@ -557,7 +683,7 @@ class Comparison {
 
   /** A copy of this batch is in the log: then a refusal speaks of another copy. */
   #accepted(text: string): boolean {
-    return this.bench.entries.some((entry) => entry.payload.toString() === text)
+    return this.bench.entries.some((entry) => textOf(entry) === text)
   }
 
   /** What is looked at once, for it reads the whole log. */
@@ -571,6 +697,7 @@ class Comparison {
         state.timeMs,
         Buffer.from(state.chain).toString('hex'),
         state.live.toArray(),
+        state.delayed.toArray(),
         [...state.producers],
         state.handedOver,
       ])
@@ -597,7 +724,8 @@ class Comparison {
       this.#receive(50, visibilityTimeoutMs)
       const items = this.delivered.slice(from)
       this.#sequences.set('drain', round + 1)
-      if (items.length > 0) this.#settle({ who: 'drain', sequence: round + 1, items })
+      if (items.length > 0)
+        this.#settle({ who: 'drain', sequence: round + 1, items, action: 0, delayMs: null })
       this.run({ do: 'commit', share: 1 })
     }
   }
@@ -607,15 +735,19 @@ void t.test('agrees with message by message, whatever happens', async (t) => {
   const seen = { delivered: 0, settled: 0 }
   t.doesNotThrow(() =>
     fc.assert(
-      fc.property(fc.array(action, { minLength: 20, maxLength: 150, size: 'max' }), (actions) => {
-        const comparison = new Comparison()
-        for (const each of actions) comparison.run(each)
-        comparison.finish()
-        comparison.drain()
-        comparison.finish()
-        seen.delivered += comparison.delivered.length
-        seen.settled += comparison.settled.length
-      }),
+      fc.property(
+        fc.boolean(),
+        fc.array(action, { minLength: 20, maxLength: 150, size: 'max' }),
+        (delayed, actions) => {
+          const comparison = new Comparison(delayed)
+          for (const each of actions) comparison.run(each)
+          comparison.finish()
+          comparison.drain()
+          comparison.finish()
+          seen.delivered += comparison.delivered.length
+          seen.settled += comparison.settled.length
+        },
+      ),
       { numRuns: 200 },
     ),
   )

@@ -34,6 +34,9 @@ export const operationKinds = [
   'doubleAck',
   'ackOld',
   'extend',
+  'nack',
+  'nackMany',
+  'release',
   'letExpire',
   'reconnect',
 ] as const
@@ -65,6 +68,10 @@ export interface SimConfig {
   readonly shortTimeoutChance: number
   /** Of each operation: its signal aborts it. */
   readonly abortChance: number
+  /** Of each message, and of each nack: it has a delay of its own. */
+  readonly delayChance: number
+  /** Of messages, nacks and backoffs. */
+  readonly delayMsMax: number
 }
 
 /** `operations` overrides what the seed would choose. */
@@ -74,11 +81,25 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
   const whole = (least: number, most: number): number => least + random.int(most - least + 1)
 
   const visibilityTimeoutMsMax = random.pick([200, 1000, 5000, 20_000])
+  const delayMsMax = random.pick([20, 300, 5000])
   const queues = Array.from({ length: random.pick([1, 1, 2, 3]) }, (_, i) => ({
     name: `q${i}`,
     options: {
       partitions: random.pick([1, 1, 2, 3, 5]),
       visibilityTimeoutMs: whole(50, visibilityTimeoutMsMax),
+      ...maybe<QueueOptions>(0.15, () => ({ delayMs: whole(1, delayMsMax) }), {}),
+      ...maybe<QueueOptions>(
+        0.4,
+        () => ({
+          backoff: {
+            type: random.pick(['fixed', 'exponential']),
+            delayMs: whole(1, Math.max(1, delayMsMax / 4)),
+            maxMs: delayMsMax,
+            jitter: random.pick([0, 0.5, 1]),
+          },
+        }),
+        {},
+      ),
       ...maybe<QueueOptions>(0.3, () => ({ maxMessageBytes: random.pick([200, 2000]) }), {}),
     },
   }))
@@ -133,5 +154,7 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
     visibilityTimeoutMsMax,
     shortTimeoutChance: maybe(0.4, () => random.unit() * 0.2, 0),
     abortChance: maybe(0.3, () => random.unit() * 0.1, 0),
+    delayChance: maybe(0.5, () => random.unit() * 0.5, 0),
+    delayMsMax,
   }
 }

@@ -116,8 +116,8 @@ function sameState(a: PartitionState, b: PartitionState): boolean {
 }
 
 function describe(state: PartitionState): string {
-  const { logEnd, epoch, chain, timeMs, live, floor, producers, handedOver } = state
+  const { logEnd, epoch, chain, timeMs, live, delayed, floor, producers, handedOver } = state
   const chainHex = Buffer.from(chain).toString('hex')
   const outcomes = [...producers.values()].map((p) => `${p.outcomes.length}≤${p.outcomes.at(-1)?.sequence}`)
-  return `{ end ${logEnd}, epoch ${epoch}, chain ${chainHex}, time ${timeMs}, live [${live.toArray().join()}], floor ${floor}, producers ${outcomes.join()}, handed over ${JSON.stringify(handedOver)} }`
+  return `{ end ${logEnd}, epoch ${epoch}, chain ${chainHex}, time ${timeMs}, live [${live.toArray().join()}], delayed [${delayed.toArray().join()}], floor ${floor}, producers ${outcomes.join()}, handed over ${JSON.stringify(handedOver)} }`
 }

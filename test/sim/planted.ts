@@ -34,8 +34,9 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: 'an ack is confirmed before its entry is on the disk',
     file: 'src/partition/leader.ts',
-    find: `    this.#onceCommitted(ref, answer, undefined)`,
-    replace: `    this.#sink.reply(ref, answer)`,
+    find: `    this.#onceCommitted(ref, answer, action === settledBy.ack ? undefined : again.ranges)`,
+    replace: `    this.#sink.reply(ref, answer)
+    if (action !== settledBy.ack) this.#onceCommitted(undefined, undefined, again.ranges)`,
   },
   {
     name: 'a retry is answered before the entry that it repeats is on the disk',
@@ -53,8 +54,10 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: 'a settle forgets the last of several ranges, and the message comes back after a restart',
     file: 'src/partition/fold.ts',
-    find: `        for (let i = 0; i < body.settled.length; i += 2) {`,
-    replace: `        for (let i = 0; i === 0 || i + 2 < body.settled.length; i += 2) {`,
+    find: `  #leave(ranges: Ranges): void {
+    for (let i = 0; i < ranges.length; i += 2) {`,
+    replace: `  #leave(ranges: Ranges): void {
+    for (let i = 0; i === 0 || i + 2 < ranges.length; i += 2) {`,
   },
   {
     name: 'a restart does not read the segment after the one of its checkpoint: offsets are given twice',
@@ -81,11 +84,11 @@ export const plantedBugs: readonly PlantedBug[] = [
     file: 'src/partition/leader.ts',
     find: `      this.#onceCommitted(undefined, undefined, ranges)
     }
-  }`,
+    this.#wake`,
     replace: `      for (let j = 0; j < ranges.length; j += 2) this.#ready.set(ranges[j]!, ranges[j]! + ranges[j + 1]!)
       this.#sink.ready()
     }
-  }`,
+    this.#wake`,
   },
   {
     name: 'a checkpoint overtakes the entries that it speaks of',
@@ -114,6 +117,41 @@ export const plantedBugs: readonly PlantedBug[] = [
     file: 'src/partition/leases.ts',
     find: `    return [...this.#leases.values()].map(`,
     replace: `    return [...this.#leases.values()].slice(1).map(`,
+  },
+  {
+    name: 'a release counts as a failed delivery',
+    file: 'src/partition/fold.ts',
+    find: `        else if (body.action === settledBy.release) this.#undelay(body.settled)`,
+    replace: `        else if (body.action === settledBy.release) this.#fail(body.settled, null, header.timeMs)`,
+  },
+  {
+    name: 'a checkpoint forgets what is delayed',
+    file: 'src/partition/fold.ts',
+    find: `      state.delayed = RangeMap.fromArray(f[8] as number[])`,
+    replace: `      void f[8]`,
+  },
+  {
+    name: 'the retry of a nack counts twice',
+    file: 'src/partition/leader.ts',
+    find: `      this.#push({
+        after: Math.max(known.base + 1, this.#lastAfter()),`,
+    replace: `      if (event.action === settledBy.nack) {
+        const ranges: Ranges = []
+        for (const { offset, count } of event.items) {
+          this.#ready.forEachIn(offset, offset + count, (from, to) => ranges.push(from, to - from))
+        }
+        for (let i = 0; i < ranges.length; i += 2) this.#ready.delete(ranges[i]!, ranges[i]! + ranges[i + 1]!)
+        this.#append({ kind: 'fail', cause: 0, ranges, notBefore: null }, now, this.state.epoch)
+        this.#onceCommitted(undefined, undefined, ranges)
+      }
+      this.#push({
+        after: Math.max(known.base + 1, this.#lastAfter()),`,
+  },
+  {
+    name: 'a delay of a nack is not held',
+    file: 'src/partition/leader.ts',
+    find: `fill(timeMs + delayMs)`,
+    replace: `fill(timeMs + (delayMs >> 1))`,
   },
   {
     name: 'a send that was given to a broker and timed out is called failed',

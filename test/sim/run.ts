@@ -50,6 +50,8 @@ const workloadMsMax = 600_000
 const drainMs = 60_000
 /** An operator's patience with a broker that does not come up, or does not end. */
 const startMsMax = 60_000
+/** What the broker's wall clock may be set off by. */
+const skewMsMax = 20_000
 const stopMsMax = 30_000
 
 export async function run(seed: number, options: RunOptions = {}): Promise<RunResult> {
@@ -102,7 +104,7 @@ class Simulation {
     this.#startMs = this.#world.nowMs
     const nowMs = (): number => this.#world.nowMs - this.#startMs
     this.#history = new History(nowMs)
-    this.#shadow = new Shadow(nowMs)
+    this.#shadow = new Shadow(nowMs, this.#config.queues, this.#startMs)
     this.#history.log = options.log
     if (options.events === true) this.#world.log = options.log
   }
@@ -353,7 +355,8 @@ class Simulation {
       case 'jumpClock':
         if (this.#process !== null) {
           this.#clockJumped = true
-          this.#process.skewMs = Math.floor(random.between(-20_000, 20_000))
+          this.#shadow.clockJumped()
+          this.#process.skewMs = Math.floor(random.between(-skewMsMax, skewMsMax))
         }
         return
       case 'crashClient':
@@ -394,8 +397,9 @@ class Simulation {
   }
 
   get #drainWithinMs(): number {
-    // A call's time-out, and a lease that was extended at the last moment.
-    return drainMs + 30_000 + 2 * this.#config.visibilityTimeoutMsMax
+    // A call's time-out, a lease that was extended at the last moment, and a delay by a clock that is off.
+    const { visibilityTimeoutMsMax, delayMsMax } = this.#config
+    return drainMs + 30_000 + 2 * visibilityTimeoutMsMax + 2 * delayMsMax + skewMsMax
   }
 
   async #drain(): Promise<void> {

@@ -7,13 +7,16 @@
  *
  * Checked here (numbers of correctness.md): nothing confirmed is lost (9), nothing unsent (10) or definitely refused
  * (11) is delivered, ids are unique (12), a message has one id however often its client retried (13), first
- * deliveries are in order (14), one valid lease a message (15), none after its ack (16), delivery counts (19), bytes
- * (22); receipts are good until they run out, across planned stops too.
+ * deliveries are in order (14), one valid lease a message (15), none after its ack (16), delivery counts (19: they rise
+ * by nack and expiry, never by release), bytes (22); receipts are good until they run out, across planned stops too; no
+ * message is delivered while it is delayed, unless the broker's clock was set.
  *
  * Not asserted: how soon anything is delivered while faults go on; that an operation of unknown outcome was done or
  * not; fairness between consumers; which partition a message goes to.
  */
 import { decodeReceipt } from '../../src/client/delivery-receipt.ts'
+import { backoffDelayMs } from '../../src/partition/backoff.ts'
+import type { QueueOptions } from '../../src/types.ts'
 
 export class Violation extends Error {
   override readonly name = 'Violation'
@@ -50,8 +53,16 @@ interface Grant {
   extendDoubt: boolean
   /** Extensions on their way. */
   extends: number
-  /** Acks of this very lease that have begun. */
-  acks: number
+  /** Acks, nacks and releases of this very lease that have begun. */
+  settles: number
+  /** Nacks and releases among them that may have been carried out. */
+  returns: number
+  /** Releases among those. */
+  releases: number
+  /** What ended this lease, as far as anybody was told. */
+  endedBy: 'ack' | 'nack' | 'release' | null
+  /** After a nack that was confirmed: no delivery before that. */
+  restsUntilMs: number
 }
 
 interface Message {
@@ -67,6 +78,11 @@ interface Message {
   acked: Grant | null
   /** Acks that may have been carried out. */
   acksInDoubt: number
+  /** When its send began, or when it asked to be delivered: no delivery before that. */
+  readonly notBeforeMs: number
+  readonly isDelayed: boolean
+  /** Leases of it may have been given back. */
+  wasReleased: boolean
 }
 
 export interface Sent {
@@ -74,6 +90,9 @@ export interface Sent {
   readonly queue: string
   readonly body: Uint8Array
   readonly headers: Readonly<Record<string, string>>
+  readonly delayMs?: number
+  /** By the client's clock, as the broker's before anybody set that. */
+  readonly deliverAt?: number
 }
 
 export interface Delivered {
@@ -98,10 +117,28 @@ export class Shadow {
   readonly #lastSent = new Map<string, Place>()
   /** queue/partition/lease epoch → lease → lowest and highest offset it delivered for the first time. */
   readonly #firsts = new Map<string, Map<number, [number, number]>>()
+  readonly #queues: ReadonlyMap<string, QueueOptions>
+  readonly #startMs: number
   #crashes = 0
+  #clockJumped = false
 
-  constructor(nowMs: () => number) {
+  /**
+   * @param nowMs time since the start of the run
+   * @param startMs what clocks showed then
+   */
+  constructor(
+    nowMs: () => number,
+    queues: readonly { readonly name: string; readonly options: QueueOptions }[],
+    startMs: number,
+  ) {
     this.#nowMs = nowMs
+    this.#queues = new Map(queues.map(({ name, options }) => [name, options]))
+    this.#startMs = startMs
+  }
+
+  /** The broker's wall clock was set: delays that run may be shorter from here on. */
+  clockJumped(): void {
+    this.#clockJumped = true
   }
 
   /** Unplanned ends of the broker, and whatever else ends leases early. */
@@ -126,6 +163,15 @@ export class Shadow {
       grants: [],
       acked: null,
       acksInDoubt: 0,
+      notBeforeMs:
+        sent.deliverAt === undefined
+          ? this.#nowMs() + (sent.delayMs ?? this.#queues.get(sent.queue)!.delayMs ?? 0)
+          : sent.deliverAt - this.#startMs,
+      isDelayed:
+        sent.delayMs !== undefined ||
+        sent.deliverAt !== undefined ||
+        this.#queues.get(sent.queue)!.delayMs !== undefined,
+      wasReleased: false,
     })
   }
 
@@ -181,7 +227,11 @@ export class Shadow {
       goodUntilMs: delivery.receiveBeganMs + delivery.visibilityTimeoutMs,
       extendDoubt: false,
       extends: 0,
-      acks: 0,
+      settles: 0,
+      returns: 0,
+      releases: 0,
+      endedBy: null,
+      restsUntilMs: 0,
     }
     this.#byReceipt.set(delivery.receipt, { message, grant })
     // Answers may come late, so a lease may take its place before one that was seen earlier.
@@ -197,13 +247,15 @@ export class Shadow {
       )
     }
     if (!(deliveryCount >= 1)) throw new Violation('19', `${id} has delivery count ${deliveryCount}`)
-    if (deliveryCount === 1) this.#noteFirst(place, grant)
+    this.#checkDelay(message, grant, message.notBeforeMs, 'sent')
+    // What was delayed or given back comes later than its neighbours.
+    if (deliveryCount === 1 && !message.wasReleased && !message.isDelayed) this.#noteFirst(place, grant)
   }
 
   ackBegan(receipt: string): void {
     const held = this.#byReceipt.get(receipt)!
     held.message.acksInDoubt++
-    held.grant.acks++
+    held.grant.settles++
   }
 
   /** @param outcome failed: the broker said that this ack settled nothing */
@@ -220,7 +272,72 @@ export class Shadow {
         )
       }
       message.acked = grant
-    } else if (code === 'LEASE_LOST' && this.#isGood(grant) && grant.acks === 1) {
+      this.#ended(message, grant, 'ack')
+    } else this.#refused(message, grant, code)
+  }
+
+  nackBegan(receipt: string): void {
+    const { grant } = this.#byReceipt.get(receipt)!
+    grant.settles++
+    grant.returns++
+  }
+
+  /** @param delayMs as asked for */
+  nackEnded(
+    receipt: string,
+    beganMs: number,
+    delayMs: number | undefined,
+    outcome: 'ok' | 'failed' | 'unknown',
+    code: string,
+  ): void {
+    const { message, grant } = this.#byReceipt.get(receipt)!
+    if (outcome === 'unknown') return
+    if (outcome === 'ok') {
+      this.#ended(message, grant, 'nack')
+      grant.restsUntilMs = beganMs + (delayMs ?? this.#leastBackoffMs(message, grant))
+      const next = message.grants[message.grants.indexOf(grant) + 1]
+      if (next !== undefined) this.#checkPair(message, grant, next)
+      return
+    }
+    grant.returns--
+    this.#refused(message, grant, code)
+  }
+
+  releaseBegan(receipt: string): void {
+    const { message, grant } = this.#byReceipt.get(receipt)!
+    grant.settles++
+    grant.returns++
+    grant.releases++
+    message.wasReleased = true
+  }
+
+  releaseEnded(receipt: string, outcome: 'ok' | 'failed' | 'unknown', code: string): void {
+    const { message, grant } = this.#byReceipt.get(receipt)!
+    if (outcome === 'unknown') return
+    if (outcome === 'ok') {
+      this.#ended(message, grant, 'release')
+      const next = message.grants[message.grants.indexOf(grant) + 1]
+      if (next !== undefined) this.#checkPair(message, grant, next)
+      return
+    }
+    grant.returns--
+    grant.releases--
+    this.#refused(message, grant, code)
+  }
+
+  /** One settle of a lease was confirmed; another can't be. */
+  #ended(message: Message, grant: Grant, by: 'ack' | 'nack' | 'release'): void {
+    if (grant.endedBy !== null) {
+      throw new Violation(
+        '15',
+        `${message.id}: lease ${name(grant)} was ended by ${grant.endedBy} and by ${by}`,
+      )
+    }
+    grant.endedBy = by
+  }
+
+  #refused(message: Message, grant: Grant, code: string): void {
+    if (code === 'LEASE_LOST' && this.#isGood(grant) && grant.settles === 1) {
       throw new Violation('15', `${message.id}: lease ${name(grant)} was refused before it had run out`)
     }
   }
@@ -247,7 +364,7 @@ export class Shadow {
     }
     grant.extends--
     if (outcome === 'ok' && !grant.extendDoubt) grant.goodUntilMs = beganMs + extendMs
-    if (outcome === 'failed' && code === 'LEASE_LOST' && wasGood && grant.acks === 0) {
+    if (outcome === 'failed' && code === 'LEASE_LOST' && wasGood && grant.settles === 0) {
       throw new Violation('15', `${message.id}: lease ${name(grant)} was not extended before it had run out`)
     }
   }
@@ -297,20 +414,40 @@ export class Shadow {
   #checkPair(message: Message, first: Grant, second: Grant): void {
     const pair = `${message.id}: lease ${name(first)} has delivery count ${first.deliveryCount}, ${name(second)} has ${second.deliveryCount}`
     if (second.deliveryCount < first.deliveryCount) throw new Violation('19', pair)
+    // What a nack said is in the log, and holds whatever happens to the broker's memory.
+    this.#checkDelay(message, second, first.restsUntilMs, 'nacked')
+    if (first.endedBy === 'nack' && second.deliveryCount === first.deliveryCount)
+      throw new Violation('19', `${pair}, though the first was nacked`)
     // Was the broker's memory lost between the two? Both receives are taken whole, since nobody knows when in them.
     if (this.#crashes > first.crashesBefore) return
-    if (second.deliveryCount === first.deliveryCount)
+    if (second.deliveryCount === first.deliveryCount && first.releases === 0)
       throw new Violation('19', `${pair}, though the first must have failed`)
-    const leasesBetween = second.lease - first.lease
+    const leasesBetween = second.lease - first.lease - (first.endedBy === 'release' ? 1 : 0)
     if (second.deliveryCount - first.deliveryCount > leasesBetween) {
       throw new Violation('19', `${pair}: more failures than leases`)
     }
+    if (first.returns > 0) return
+    this.#checkDelay(message, second, first.goodUntilMs + this.#leastBackoffMs(message, first), 'expired')
     if (second.seenMs + 1 < first.goodUntilMs) {
       throw new Violation(
         '15',
         `${message.id}: leased as ${name(second)} while ${name(first)} had not run out`,
       )
     }
+  }
+
+  #checkDelay({ id }: Message, grant: Grant, notBeforeMs: number, why: string): void {
+    if (this.#clockJumped || grant.seenMs + 1 >= notBeforeMs) return
+    throw new Violation(
+      '23',
+      `${id} is leased as ${name(grant)} at ${grant.seenMs}; as it was ${why}, it is delayed until ${notBeforeMs}`,
+    )
+  }
+
+  /** How long a message rests at least when this delivery fails. */
+  #leastBackoffMs({ queue }: Message, { deliveryCount }: Grant): number {
+    const { backoff } = this.#queues.get(queue)!
+    return backoff === undefined ? 0 : Math.floor(backoffDelayMs(backoff, deliveryCount, 1))
   }
 
   #isGood(grant: Grant): boolean {

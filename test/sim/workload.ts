@@ -220,6 +220,23 @@ export class Client {
         if (this.#held.length === 0) return
         return this.#extend(mq, this.#random.pick(this.#held))
       }
+      case 'nack':
+      case 'nackMany': {
+        const some =
+          kind === 'nack'
+            ? [this.#takeHeld()].filter((held) => held !== undefined)
+            : this.#held.splice(0, 1 + this.#random.int(50)).filter((held) => held.queue === queue)
+        if (some.length > 0) await this.#nack(mq, some[0]!.queue, some, kind)
+        for (const held of some) this.#retire(held)
+        return
+      }
+      case 'release': {
+        const held = this.#takeHeld()
+        if (held === undefined) return
+        await this.#release(held)
+        this.#retire(held)
+        return
+      }
       case 'letExpire': {
         const held = this.#takeHeld()
         if (held !== undefined) this.#retire(held)
@@ -275,7 +292,16 @@ export class Client {
     const padding = this.#random.bytes(this.#random.int(config.bodyBytesMax))
     const headers: Record<string, string> = {}
     if (this.#random.chance(0.2)) headers['trace'] = `${token}·${this.#random.int(1e6)}`
-    return { token, queue, body: Buffer.concat([head, padding]), headers }
+    return { token, queue, body: Buffer.concat([head, padding]), headers, ...this.#delay() }
+  }
+
+  /** A delay of a message, now and then, said in either way. */
+  #delay(): Pick<Sent, 'delayMs' | 'deliverAt'> {
+    const { delayChance, delayMsMax } = this.#workload.config
+    if (!this.#random.chance(delayChance)) return {}
+    const delayMs = this.#random.int(delayMsMax + 1)
+    if (this.#random.chance(0.5)) return { delayMs }
+    return { deliverAt: Math.floor(this.process.env.clock.nowMs()) + delayMs }
   }
 
   async #send(mq: MqClient, fiber: string, queue: string): Promise<void> {
@@ -285,7 +311,12 @@ export class Client {
     const operation = history.begin(this.name, `send ${queue} ${sent.token} ${sent.body.byteLength}`)
     shadow.sendBegan(sent)
     try {
-      const receipt = await mq.send(queue, sent.body, { ...limits, headers: sent.headers })
+      const receipt = await mq.send(queue, sent.body, {
+        ...limits,
+        headers: sent.headers,
+        delayMs: sent.delayMs,
+        deliverAt: sent.deliverAt,
+      })
       history.end(operation, 'ok', '', `${receipt.id}${receipt.duplicate ? ' duplicate' : ''}`)
       shadow.sendEnded(sent.token, 'ok', receipt.id, fiber)
     } catch (error) {
@@ -301,7 +332,12 @@ export class Client {
     const limits = this.#limits()
     const operation = history.begin(this.name, `sendBatch ${queue} ${batch[0]!.token} + ${batch.length - 1}`)
     for (const sent of batch) shadow.sendBegan(sent)
-    const entries = batch.map(({ body, headers }) => ({ body, headers }))
+    const entries = batch.map(({ body, headers, delayMs, deliverAt }) => ({
+      body,
+      headers,
+      delayMs,
+      deliverAt: deliverAt === undefined ? undefined : new Date(deliverAt),
+    }))
     let results: readonly ({ id: string | null } | MqError)[]
     try {
       results = await mq.sendBatch(queue, entries, limits)
@@ -386,6 +422,56 @@ export class Client {
       const { outcome, code } = outcomeOfSettle(error)
       history.end(operation, outcome, code, '')
       for (const receipt of receipts) shadow.ackEnded(receipt, outcome, code)
+    }
+  }
+
+  async #nack(mq: MqClient, queue: string, some: readonly Held[], how: 'nack' | 'nackMany'): Promise<void> {
+    const { config, history, shadow } = this.#workload
+    const receipts = some.map(({ message }) => message.receipt)
+    const limits = this.#limits()
+    const delayMs = this.#random.chance(config.delayChance)
+      ? this.#random.int(config.delayMsMax + 1)
+      : undefined
+    const options = { ...limits, delayMs, reason: this.#random.chance(0.3) ? 'it did not work' : undefined }
+    const ids = some.map(({ message }) => message.id).join(' ')
+    const operation = history.begin(this.name, `${how} ${ids} ${delayMs ?? ''}`)
+    for (const receipt of receipts) shadow.nackBegan(receipt)
+    const ended = (receipt: string, outcome: 'ok' | 'failed' | 'unknown', code: string): void =>
+      shadow.nackEnded(receipt, operation.beginMs, delayMs, outcome, code)
+    try {
+      if (how === 'nack' && this.#random.chance(0.5)) {
+        await some[0]!.message.nack(options)
+        history.end(operation, 'ok', '', '')
+        ended(receipts[0]!, 'ok', '')
+        return
+      }
+      const results = await mq.nack(queue, receipts, options)
+      history.end(operation, 'ok', '', results.map((error) => error?.code ?? 'ok').join(' '))
+      results.forEach((error, i) => {
+        if (error === null) return ended(receipts[i]!, 'ok', '')
+        const { outcome, code } = outcomeOfSettle(error)
+        ended(receipts[i]!, outcome, code)
+      })
+    } catch (error) {
+      const { outcome, code } = outcomeOfSettle(error)
+      history.end(operation, outcome, code, '')
+      for (const receipt of receipts) ended(receipt, outcome, code)
+    }
+  }
+
+  async #release({ message }: Held): Promise<void> {
+    const { history, shadow } = this.#workload
+    const limits = this.#limits()
+    const operation = history.begin(this.name, `release ${message.id}`)
+    shadow.releaseBegan(message.receipt)
+    try {
+      await message.release(limits)
+      history.end(operation, 'ok', '', '')
+      shadow.releaseEnded(message.receipt, 'ok', '')
+    } catch (error) {
+      const { outcome, code } = outcomeOfSettle(error)
+      history.end(operation, outcome, code, '')
+      shadow.releaseEnded(message.receipt, outcome, code)
     }
   }
 

@@ -15,7 +15,7 @@ const orders = logName('aa'.repeat(16), 0)
 const overheadBytes = 256
 
 /** An entry of `count` messages in `bytes` bytes; `headroom` is memory that lies before it, and as much behind. */
-function entry(base: number, count: number, bytes = 1000, kind: EntryKind = 'batch', headroom = 88): Buffer {
+function entry(base: number, count: number, bytes = 1000, kind: EntryKind = 'batch', headroom = 96): Buffer {
   const memory = Buffer.alloc(2 * headroom + bytes - headerBytes, base % 251)
   const payload = memory.subarray(headroom, headroom + bytes - headerBytes)
   const header = {
@@ -28,6 +28,8 @@ function entry(base: number, count: number, bytes = 1000, kind: EntryKind = 'bat
     producerEpoch: 0,
     sequence: base,
     opening: 0,
+    notBeforeMs: 0,
+    ownDelays: false,
   }
   return encodeEntry(orders, header, payload, crc32(payload), chainStart, headroom)
 }

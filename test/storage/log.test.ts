@@ -113,7 +113,7 @@ class Writer {
   batch(count: number, bytes = 10): number {
     const base = this.state.logEnd
     const payload = Buffer.alloc(bytes, base % 251)
-    this.write({ kind: 'batch', payloadCrc: crc32(payload) }, payload, count, this.state.epoch)
+    this.write({ kind: 'batch', payloadCrc: crc32(payload), delays: null }, payload, count, this.state.epoch)
     return base
   }
 
@@ -124,6 +124,8 @@ class Writer {
       settled: [offset, count],
       refused: null,
       requestCrc: 0,
+      reason: null,
+      notBefore: null,
     }
     this.write(body, encodeBody(body), 1, this.state.epoch)
   }
@@ -142,6 +144,8 @@ class Writer {
       producerEpoch: 0,
       sequence: base,
       opening: 0,
+      notBeforeMs: 0,
+      ownDelays: false,
     }
     const bytes = body.kind === 'batch' || payload.length > 0 ? payload : encodeBody(body)
     const entry = encodeEntry(this.#name, header, bytes, crc32(bytes), state.chain)

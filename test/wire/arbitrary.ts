@@ -120,20 +120,30 @@ export const clientFrames: fc.Arbitrary<ClientFrame> = fc.oneof(
     visibilityTimeoutMs: fc.option(from1To(limits.visibilityTimeoutMsMax)),
     mode: upTo(1),
   }),
-  fc.record({
-    op: fc.constant('settle' as const),
-    id,
-    queueId,
-    partition,
-    producerId,
-    producerEpoch: upTo(0xffff_ffff),
-    sequence: safe,
-    opening: safe,
-    action: upTo(3),
-    items,
-    options: fc.option(freeMap),
-    outputs: fc.option(fc.array(free, { maxLength: 3 })),
-  }),
+  fc
+    .record({
+      op: fc.constant('settle' as const),
+      id,
+      queueId,
+      partition,
+      producerId,
+      producerEpoch: upTo(0xffff_ffff),
+      sequence: safe,
+      opening: safe,
+      done: fc.oneof(
+        fc.record({ action: upTo(3), options: fc.constant(null) }),
+        fc.record({
+          action: fc.constant(1),
+          options: fc.record({
+            delayMs: fc.option(upTo(limits.delayMsMax)),
+            reason: fc.option(fc.string({ unit: 'grapheme', maxLength: 20 })),
+          }),
+        }),
+      ),
+      items,
+      outputs: fc.option(fc.array(free, { maxLength: 3 })),
+    })
+    .map(({ done, ...rest }) => ({ ...rest, ...done })),
   fc.record({
     op: fc.constant('extend' as const),
     id,
@@ -223,8 +233,8 @@ const attributes: fc.Arbitrary<MessageAttributes> = fc.record(
   {
     headers: fc.dictionary(key, text, { maxKeys: 4 }).map((it) => ({ ...it })),
     key: text.filter((it) => it !== ''),
-    deliverAt: safe,
-    delay: safe,
+    deliverAt: upTo(8_640_000_000_000_000),
+    delay: upTo(limits.delayMsMax),
     priority: upTo(9),
     dedupeId: text.filter((it) => it !== ''),
     ttl: safe,

@@ -94,7 +94,7 @@ t.test('frames are the arrays of PROTOCOL.md to any msgpack library', (t) => {
     }),
     [21, 9, bytesOfQueueId, null, 1, 70_000, 20_000, null, 0],
   )
-  for (const options of [null, { delayMs: 5 }]) {
+  for (const options of [null, { delayMs: 5, reason: null }]) {
     is(
       encodeClientFrame({
         op: 'settle',
