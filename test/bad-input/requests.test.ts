@@ -10,6 +10,7 @@ import {
   rowsOf,
   sendFields,
   settleFields,
+  subscribeFields,
   type Frame,
   type Peer,
   type Refusal,
@@ -265,11 +266,9 @@ void row('a partition that the queue does not have: INVALID_FIELD', async (t) =>
 void row('what this version does not do: UNSUPPORTED', async (t) => {
   const queue = await stage.queue()
   const unsupported: Frame[] = [
-    ...[op.credit, op.updateQueue, op.purgeQueue, op.peek, op.redrive, op.cluster, op.subscribe].map((nr) => [
-      nr,
-      'anything',
-    ]),
+    ...[op.updateQueue, op.purgeQueue, op.peek, op.redrive, op.cluster].map((nr) => [nr, 'anything']),
     [op.receive, ...receiveFields(queue, { mode: 1 })],
+    [op.subscribe, ...subscribeFields(queue, { mode: 1 })],
     [op.settle, ...settleFields(queue, { action: 1 })],
     [op.settle, ...settleFields(queue, { outputs: [] })],
     [op.settle, ...settleFields(queue, { options: { delayMs: 1 } })],
