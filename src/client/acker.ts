@@ -73,6 +73,29 @@ export class Acker implements TurnWork {
     this.#core.turn.add(this)
   }
 
+  /**
+   * Settles messages of this partition in a request of their own: released, or failed with a reason.
+   * @param dueMs monotonic time at which `target` gives up; it is told of each message
+   * @throws MqError DISCONNECTED
+   */
+  settle(
+    leased: readonly Leased[],
+    action: number,
+    options: Record<string, unknown> | null,
+    target: AckTarget,
+    dueMs: number,
+    signal?: AbortSignal,
+  ): void {
+    checkOnline(this.#core)
+    for (let from = 0; from < leased.length; from += acksMax) {
+      const batch = new AckBatch(this.#core, this.#queue, this.#channel.partition, action, options)
+      for (const each of leased.slice(from, from + acksMax)) batch.add(each, target, dueMs, signal)
+      this.#full.push(batch)
+    }
+    this.#queue.begins()
+    this.#core.turn.add(this)
+  }
+
   atEndOfTurn(): void {
     this.pump()
   }
@@ -111,11 +134,23 @@ class AckBatch implements SequencedWork {
   /** What leaves. */
   readonly #items: LeasedRange[] = []
 
-  constructor(core: Core, queue: Queue, partition: PartitionId) {
+  readonly #action: number
+  readonly #options: Record<string, unknown> | null
+
+  constructor(
+    core: Core,
+    queue: Queue,
+    partition: PartitionId,
+    action: number = settleAction.ack,
+    options: Record<string, unknown> | null = null,
+  ) {
     this.#core = core
     this.#queue = queue
     this.#partition = partition
-    this.#waiters = new Waiters(core, 'acking a message', (target, _i, error) => target.failed(error))
+    this.#action = action
+    this.#options = options
+    const what = action === settleAction.ack ? 'acking a message' : 'giving a message back'
+    this.#waiters = new Waiters(core, what, (target, _i, error) => target.failed(error))
   }
 
   add(leased: Leased, target: AckTarget, dueMs: number, signal: AbortSignal | undefined): void {
@@ -151,7 +186,7 @@ class AckBatch implements SequencedWork {
       // The answer names what it refuses by offset alone, so each offset stands once in a request: two receipts of a
       // message have two answers.
       if ((!joins && this.#items.length === itemsMax) || offsets.has(offset)) {
-        rest ??= new AckBatch(this.#core, this.#queue, this.#partition)
+        rest ??= new AckBatch(this.#core, this.#queue, this.#partition, this.#action, this.#options)
         rest.#leased.push(this.#leased[i]!)
         this.#waiters.move(i, rest.#waiters)
         continue
@@ -181,9 +216,9 @@ class AckBatch implements SequencedWork {
         producerEpoch,
         sequence,
         opening,
-        action: settleAction.ack,
+        action: this.#action,
         items: this.#items,
-        options: null,
+        options: this.#options,
         outputs: null,
       }),
     ]

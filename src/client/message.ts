@@ -1,5 +1,6 @@
 import type { Epoch, LeaseId, Offset, PartitionId } from '../types.ts'
 import { attributes, type BatchView } from '../wire/batch.ts'
+import { settleAction } from '../wire/messages.ts'
 import { leaseLost, type AckTarget } from './acker.ts'
 import type { Core } from './core.ts'
 import { encodeReceipt } from './delivery-receipt.ts'
@@ -22,6 +23,18 @@ export interface DeliveryContext {
   readonly sentAtMs: number
   readonly deliveryCount: number | readonly number[]
   readonly view: BatchView
+  /** Who looks after the leases, if anybody does. */
+  readonly keeper: LeaseKeeper | null
+}
+
+/** Hears what becomes of the messages of one delivery, by their index in it. */
+export interface LeaseKeeper {
+  /** A settle is on its way. */
+  settling(index: number): void
+  /** It came to nothing: the message is under its lease, as before. */
+  unsettled(index: number): void
+  /** Settled, or its lease lost. */
+  gone(index: number): void
 }
 
 const noHeaders: Readonly<Record<string, string>> = Object.freeze({})
@@ -107,22 +120,44 @@ export class Message {
   ack(options: CallOptions & { outputs?: unknown } = {}): Promise<void> {
     return new Promise((resolve, reject) => {
       if (options.outputs !== undefined) throw unsupported('ack({ outputs })')
-      if (this.#settling) throw leaseLost()
-      const signal = checkSignal(options.signal)
-      const { core, queue, partition, leaseEpoch, lease } = this.#delivery
-      const dueMs = core.turn.nowMs + checkTimeout(options.timeoutMs)
-      core.checkOpen()
-      const target: AckTarget = {
-        settled: resolve,
-        failed: (error) => {
-          // Whether it is settled is the broker's to say, should it be asked again.
-          this.#settling = false
-          reject(error)
-        },
-      }
-      queue.ackers[partition]!.ack({ leaseEpoch, lease, offset: this.#offset }, target, dueMs, signal)
-      this.#settling = true
+      this.settle(settleAction.ack, null, options, { settled: resolve, failed: reject })
     })
+  }
+
+  /**
+   * @internal Settles the message and tells `target`.
+   * @throws MqError LEASE_LOST when it is being settled already; INVALID_OPTION, ABORTED, CLOSED, DISCONNECTED
+   */
+  settle(
+    action: number,
+    settleOptions: Record<string, unknown> | null,
+    options: CallOptions,
+    target: AckTarget,
+  ): void {
+    if (this.#settling) throw leaseLost()
+    const signal = checkSignal(options.signal)
+    const { core, queue, partition, leaseEpoch, lease, keeper } = this.#delivery
+    const dueMs = core.turn.nowMs + checkTimeout(options.timeoutMs)
+    core.checkOpen()
+    const told: AckTarget = {
+      settled: () => {
+        keeper?.gone(this.#index)
+        target.settled()
+      },
+      failed: (error) => {
+        // Whether it is settled is the broker's to say, should it be asked again.
+        this.#settling = false
+        if (error.code === 'LEASE_LOST') keeper?.gone(this.#index)
+        else keeper?.unsettled(this.#index)
+        target.failed(error)
+      },
+    }
+    const leased = { leaseEpoch, lease, offset: this.#offset }
+    const acker = queue.ackers[partition]!
+    if (action === settleAction.ack) acker.ack(leased, told, dueMs, signal)
+    else acker.settle([leased], action, settleOptions, told, dueMs, signal)
+    this.#settling = true
+    keeper?.settling(this.#index)
   }
 
   /**
@@ -136,14 +171,24 @@ export class Message {
     if (refused !== null) throw leaseLost()
   }
 
-  /** Not built yet. */
-  nack(_options?: { delayMs?: number; reason?: string }): Promise<void> {
-    return Promise.reject(unsupported('nack'))
+  /** The delivery failed: the message is ready again, after `delayMs`; `reason` goes with it when it dies of it. */
+  nack(options: CallOptions & { delayMs?: number; reason?: string } = {}): Promise<void> {
+    const { delayMs, reason } = options
+    const given = {
+      ...(delayMs === undefined ? {} : { delayMs }),
+      ...(reason === undefined ? {} : { reason }),
+    }
+    return new Promise((resolve, reject) => {
+      const settleOptions = Object.keys(given).length === 0 ? null : given
+      this.settle(settleAction.nack, settleOptions, options, { settled: resolve, failed: reject })
+    })
   }
 
-  /** Not built yet. */
-  release(): Promise<void> {
-    return Promise.reject(unsupported('release'))
+  /** The message is ready again, and the delivery does not count as failed. */
+  release(options: CallOptions = {}): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.settle(settleAction.release, null, options, { settled: resolve, failed: reject })
+    })
   }
 
   /** Not built yet. */
