@@ -1,5 +1,8 @@
-/** Gathers the acks of one partition: those of a turn, or of a wait for room, leave as ranges in one SETTLE. */
-import { invariant, MqError } from '../errors.ts'
+/**
+ * Gathers the acks, nacks and releases of one partition: what is done alike in a turn, or in a wait for room, leaves as
+ * ranges in one SETTLE.
+ */
+import { InvariantError, MqError } from '../errors.ts'
 import { limits, type Epoch, type LeaseId, type Offset, type PartitionId } from '../types.ts'
 import { encodeClientFrame } from '../wire/codec.ts'
 import { settleAction, type LeasedRange, type RequestId, type Sequenced } from '../wire/messages.ts'
@@ -11,7 +14,23 @@ import type { Answer } from './session.ts'
 import type { TurnWork } from './turn.ts'
 import { Waiters } from './waiters.ts'
 
-/** Who waits for an ack's answer. */
+/** What is done with a leased message. Those that are equal travel together. */
+export interface Settling {
+  readonly action: (typeof settleAction)['ack' | 'nack' | 'release']
+  /** Of a nack. */
+  readonly options: Record<string, unknown> | null
+}
+
+export const acking: Settling = { action: settleAction.ack, options: null }
+export const releasing: Settling = { action: settleAction.release, options: null }
+
+const whatIsDone = {
+  [settleAction.ack]: 'acking a message',
+  [settleAction.nack]: 'nacking a message',
+  [settleAction.release]: 'releasing a message',
+} as const
+
+/** Who waits for the answer to an ack, nack or release. */
 export interface AckTarget {
   settled(): void
   failed(error: MqError): void
@@ -19,9 +38,14 @@ export interface AckTarget {
 
 /** Requests of one partition on their way before the next settle waits and grows. */
 const aheadMax = 4
-/** Acks in one batch, and ranges in one SETTLE. */
+/** Messages in one batch, and ranges in one SETTLE. */
 const acksMax = limits.batchMessagesMax
 const itemsMax = Math.min(4096, limits.batchMessagesMax)
+
+function keyOf({ action, options }: Settling): string {
+  if (options === null) return String(action)
+  return `${action} ${JSON.stringify(options)}`
+}
 
 /** A message as its lease names it. */
 export interface Leased {
@@ -43,7 +67,8 @@ export class Acker implements TurnWork {
   readonly #channel: Channel
   /** Complete, and waiting for room. */
   readonly #full = new Fifo<AckBatch>()
-  #open: AckBatch | null = null
+  /** By what is done, in the order in which they were begun. */
+  readonly #open = new Map<string, AckBatch>()
 
   constructor(core: Core, queue: Queue, channel: Channel) {
     this.#core = core
@@ -52,47 +77,38 @@ export class Acker implements TurnWork {
   }
 
   get isIdle(): boolean {
-    return this.#open === null && this.#full.size === 0
+    return this.#open.size === 0 && this.#full.size === 0
+  }
+
+  /** As `settle`, for an ack. */
+  ack(leased: Leased, target: AckTarget, dueMs: number, signal: AbortSignal | undefined): void {
+    this.settle(acking, leased, target, dueMs, signal)
   }
 
   /**
    * @param dueMs monotonic time at which `target` gives up
    * @throws MqError DISCONNECTED
    */
-  ack(leased: Leased, target: AckTarget, dueMs: number, signal: AbortSignal | undefined): void {
-    checkOnline(this.#core)
-    if (this.#open === null) {
-      this.#open = new AckBatch(this.#core, this.#queue, this.#channel.partition)
-      this.#queue.begins()
-    }
-    this.#open.add(leased, target, dueMs, signal)
-    if (this.#open.length === acksMax) {
-      this.#full.push(this.#open)
-      this.#open = null
-    }
-    this.#core.turn.add(this)
-  }
-
-  /**
-   * Settles messages of this partition in a request of their own: released, or failed with a reason.
-   * @param dueMs monotonic time at which `target` gives up; it is told of each message
-   * @throws MqError DISCONNECTED
-   */
   settle(
-    leased: readonly Leased[],
-    action: number,
-    options: Record<string, unknown> | null,
+    how: Settling,
+    leased: Leased,
     target: AckTarget,
     dueMs: number,
-    signal?: AbortSignal,
+    signal: AbortSignal | undefined,
   ): void {
     checkOnline(this.#core)
-    for (let from = 0; from < leased.length; from += acksMax) {
-      const batch = new AckBatch(this.#core, this.#queue, this.#channel.partition, action, options)
-      for (const each of leased.slice(from, from + acksMax)) batch.add(each, target, dueMs, signal)
-      this.#full.push(batch)
+    const key = keyOf(how)
+    let open = this.#open.get(key)
+    if (open === undefined) {
+      open = new AckBatch(this.#core, this.#queue, this.#channel.partition, how)
+      this.#open.set(key, open)
+      this.#queue.begins()
     }
-    this.#queue.begins()
+    open.add(leased, target, dueMs, signal)
+    if (open.length === acksMax) {
+      this.#full.push(open)
+      this.#open.delete(key)
+    }
     this.#core.turn.add(this)
   }
 
@@ -117,10 +133,13 @@ export class Acker implements TurnWork {
   }
 
   #next(): AckBatch {
-    const batch = this.#full.shift() ?? this.#open
-    invariant(batch !== null, 'there is a batch')
-    if (batch === this.#open) this.#open = null
-    return batch
+    const full = this.#full.shift()
+    if (full !== undefined) return full
+    for (const [key, open] of this.#open) {
+      this.#open.delete(key)
+      return open
+    }
+    throw new InvariantError('there is a batch')
   }
 }
 
@@ -128,29 +147,19 @@ class AckBatch implements SequencedWork {
   readonly #core: Core
   readonly #queue: Queue
   readonly #partition: PartitionId
+  readonly #how: Settling
   readonly #waiters: Waiters<AckTarget>
   /** One for each waiter. */
   readonly #leased: Leased[] = []
   /** What leaves. */
   readonly #items: LeasedRange[] = []
 
-  readonly #action: number
-  readonly #options: Record<string, unknown> | null
-
-  constructor(
-    core: Core,
-    queue: Queue,
-    partition: PartitionId,
-    action: number = settleAction.ack,
-    options: Record<string, unknown> | null = null,
-  ) {
+  constructor(core: Core, queue: Queue, partition: PartitionId, how: Settling) {
     this.#core = core
     this.#queue = queue
     this.#partition = partition
-    this.#action = action
-    this.#options = options
-    const what = action === settleAction.ack ? 'acking a message' : 'giving a message back'
-    this.#waiters = new Waiters(core, what, (target, _i, error) => target.failed(error))
+    this.#how = how
+    this.#waiters = new Waiters(core, whatIsDone[how.action], (target, _i, error) => target.failed(error))
   }
 
   add(leased: Leased, target: AckTarget, dueMs: number, signal: AbortSignal | undefined): void {
@@ -168,7 +177,7 @@ class AckBatch implements SequencedWork {
   }
 
   /**
-   * Just before it leaves: puts the acks that are still wanted together as ranges.
+   * Just before it leaves: puts those that are still wanted together as ranges.
    * @returns a batch of those that must go in another request; null when there are none
    */
   seal(): AckBatch | null {
@@ -186,7 +195,7 @@ class AckBatch implements SequencedWork {
       // The answer names what it refuses by offset alone, so each offset stands once in a request: two receipts of a
       // message have two answers.
       if ((!joins && this.#items.length === itemsMax) || offsets.has(offset)) {
-        rest ??= new AckBatch(this.#core, this.#queue, this.#partition, this.#action, this.#options)
+        rest ??= new AckBatch(this.#core, this.#queue, this.#partition, this.#how)
         rest.#leased.push(this.#leased[i]!)
         this.#waiters.move(i, rest.#waiters)
         continue
@@ -216,9 +225,9 @@ class AckBatch implements SequencedWork {
         producerEpoch,
         sequence,
         opening,
-        action: this.#action,
+        action: this.#how.action,
         items: this.#items,
-        options: this.#options,
+        options: this.#how.options,
         outputs: null,
       }),
     ]

@@ -1,9 +1,9 @@
 /** Loops over messages: `consume` and `consumeBatches`. */
 import { MqError } from '../errors.ts'
 import { limits } from '../types.ts'
-import { settleAction } from '../wire/messages.ts'
+import { acking, releasing, type Settling } from './acker.ts'
 import type { Core } from './core.ts'
-import type { Message } from './message.ts'
+import { nacking, type Message, type NackOptions } from './message.ts'
 import { checkInteger, checkSignal, type CallOptions } from './options.ts'
 import { Subscription, type SubscriptionContext, type SubscriptionSpec } from './subscription.ts'
 
@@ -160,25 +160,20 @@ export class Batch {
    *   others are acked
    */
   ack(options: CallOptions = {}): Promise<void> {
-    return this.#settle(settleAction.ack, null, options)
+    return this.#settle(acking, options)
   }
 
   /** All failed: they are ready again, after `delayMs`. @throws MqError as `ack` */
-  nack(options: CallOptions & { delayMs?: number; reason?: string } = {}): Promise<void> {
-    const { delayMs, reason } = options
-    const given = {
-      ...(delayMs === undefined ? {} : { delayMs }),
-      ...(reason === undefined ? {} : { reason }),
-    }
-    return this.#settle(settleAction.nack, Object.keys(given).length === 0 ? null : given, options)
+  nack(options: NackOptions = {}): Promise<void> {
+    return this.#settle(nacking(options), options)
   }
 
   /** All are ready again, and did not fail. @throws MqError as `ack` */
   release(options: CallOptions = {}): Promise<void> {
-    return this.#settle(settleAction.release, null, options)
+    return this.#settle(releasing, options)
   }
 
-  #settle(action: number, given: Record<string, unknown> | null, options: CallOptions): Promise<void> {
+  #settle(how: Settling, options: CallOptions): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#core.checkOpen()
       checkSignal(options.signal)
@@ -198,7 +193,7 @@ export class Batch {
       }
       for (const message of this.messages) {
         try {
-          message.settle(action, given, options, target)
+          message.settle(how, options, target)
         } catch (error) {
           if (!(error instanceof MqError)) throw error
           target.failed(error)

@@ -1,7 +1,7 @@
 import type { Epoch, LeaseId, Offset, PartitionId } from '../types.ts'
 import { attributes, type BatchView } from '../wire/batch.ts'
 import { settleAction } from '../wire/messages.ts'
-import { leaseLost, type AckTarget } from './acker.ts'
+import { acking, leaseLost, releasing, type AckTarget, type Settling } from './acker.ts'
 import type { Core } from './core.ts'
 import { encodeReceipt } from './delivery-receipt.ts'
 import { extendItems } from './extend.ts'
@@ -38,6 +38,18 @@ export interface LeaseKeeper {
 }
 
 const noHeaders: Readonly<Record<string, string>> = Object.freeze({})
+
+export interface NackOptions extends CallOptions {
+  /** How long the message rests before it is ready again, in milliseconds. Default: as the queue's backoff says. */
+  delayMs?: number | undefined
+  /** Why it failed. */
+  reason?: string | undefined
+}
+
+/** @internal */
+export function nacking({ delayMs, reason }: NackOptions): Settling {
+  return { action: settleAction.nack, options: { delayMs: delayMs ?? null, reason: reason ?? null } }
+}
 
 /** A message under a lease: nobody else gets it until the lease ends. */
 export class Message {
@@ -120,7 +132,7 @@ export class Message {
   ack(options: CallOptions & { outputs?: unknown } = {}): Promise<void> {
     return new Promise((resolve, reject) => {
       if (options.outputs !== undefined) throw unsupported('ack({ outputs })')
-      this.settle(settleAction.ack, null, options, { settled: resolve, failed: reject })
+      this.settle(acking, options, { settled: resolve, failed: reject })
     })
   }
 
@@ -128,12 +140,7 @@ export class Message {
    * @internal Settles the message and tells `target`.
    * @throws MqError LEASE_LOST when it is being settled already; INVALID_OPTION, ABORTED, CLOSED, DISCONNECTED
    */
-  settle(
-    action: number,
-    settleOptions: Record<string, unknown> | null,
-    options: CallOptions,
-    target: AckTarget,
-  ): void {
+  settle(how: Settling, options: CallOptions, target: AckTarget): void {
     if (this.#settling) throw leaseLost()
     const signal = checkSignal(options.signal)
     const { core, queue, partition, leaseEpoch, lease, keeper } = this.#delivery
@@ -153,9 +160,7 @@ export class Message {
       },
     }
     const leased = { leaseEpoch, lease, offset: this.#offset }
-    const acker = queue.ackers[partition]!
-    if (action === settleAction.ack) acker.ack(leased, told, dueMs, signal)
-    else acker.settle([leased], action, settleOptions, told, dueMs, signal)
+    queue.ackers[partition]!.settle(how, leased, told, dueMs, signal)
     this.#settling = true
     keeper?.settling(this.#index)
   }
@@ -171,23 +176,17 @@ export class Message {
     if (refused !== null) throw leaseLost()
   }
 
-  /** The delivery failed: the message is ready again, after `delayMs`; `reason` goes with it when it dies of it. */
-  nack(options: CallOptions & { delayMs?: number; reason?: string } = {}): Promise<void> {
-    const { delayMs, reason } = options
-    const given = {
-      ...(delayMs === undefined ? {} : { delayMs }),
-      ...(reason === undefined ? {} : { reason }),
-    }
+  /** The delivery failed: the message is ready again, after a delay, and its `deliveryCount` is higher then. */
+  nack(options: NackOptions = {}): Promise<void> {
     return new Promise((resolve, reject) => {
-      const settleOptions = Object.keys(given).length === 0 ? null : given
-      this.settle(settleAction.nack, settleOptions, options, { settled: resolve, failed: reject })
+      this.settle(nacking(options), options, { settled: resolve, failed: reject })
     })
   }
 
   /** The message is ready again, and the delivery does not count as failed. */
   release(options: CallOptions = {}): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.settle(settleAction.release, null, options, { settled: resolve, failed: reject })
+      this.settle(releasing, options, { settled: resolve, failed: reject })
     })
   }
 

@@ -11,8 +11,9 @@
  */
 import type { Timer } from '../env.ts'
 import { MqError } from '../errors.ts'
-import { settleAction, type Delivery, type RequestId } from '../wire/messages.ts'
+import type { Delivery, RequestId } from '../wire/messages.ts'
 import { encodeClientFrame } from '../wire/codec.ts'
+import { releasing } from './acker.ts'
 import type { Stream, Work } from './activity.ts'
 import { checkOnline, isRetried, retryPause, type Core } from './core.ts'
 import { aborted } from './ending.ts'
@@ -220,7 +221,8 @@ export class Subscription implements Request, Holder, TurnWork, Work, Stream {
     const target = { settled: () => undefined, failed: () => undefined }
     try {
       const dueMs = core.clock.monotonicMs() + releaseTimeoutMs
-      this.#queue!.ackers[held.partition]!.settle(leased, settleAction.release, null, target, dueMs)
+      const acker = this.#queue!.ackers[held.partition]!
+      for (const each of leased) acker.settle(releasing, each, target, dueMs, undefined)
     } catch (error) {
       if (!(error instanceof MqError)) throw error
     }

@@ -38,8 +38,8 @@ export type Handler = (message: Message, context: WorkContext) => unknown
 export type BatchHandler = (messages: Message[], context: WorkContext) => unknown
 
 const graceMsDefault = 30_000
-/** A reason has its place in a header later. */
-const reasonLengthMax = 1000
+/** What a nack has room for, of UTF-8. */
+const reasonBytesMax = 1024
 
 class Task implements WorkContext {
   readonly taken: readonly Taken[]
@@ -252,5 +252,8 @@ export class Worker {
 
 function reasonOf(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error)
-  return text.length <= reasonLengthMax ? text : `${text.slice(0, reasonLengthMax)}…`
+  const bytes = Buffer.from(text)
+  if (bytes.length <= reasonBytesMax) return text
+  // A character that is cut in two becomes U+FFFD, of three bytes.
+  return bytes.toString('utf8', 0, reasonBytesMax - 3)
 }
