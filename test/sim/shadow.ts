@@ -98,6 +98,7 @@ export class Shadow {
   readonly #lastSent = new Map<string, Place>()
   /** queue/partition/lease epoch → lease → lowest and highest offset it delivered for the first time. */
   readonly #firsts = new Map<string, Map<number, [number, number]>>()
+  readonly #unordered = new Set<string>()
   #crashes = 0
 
   constructor(nowMs: () => number) {
@@ -225,6 +226,19 @@ export class Shadow {
     }
   }
 
+  /** Its holder may end the lease at any time from now on: it is promised to nobody any more. */
+  givenUp(receipt: string): void {
+    this.#byReceipt.get(receipt)!.grant.goodUntilMs = -Infinity
+  }
+
+  /**
+   * Messages of this queue that were delivered and seen by nobody may be given back, and come for the first time once
+   * more: behind others, then.
+   */
+  mayComeBack(queue: string): void {
+    this.#unordered.add(queue)
+  }
+
   extendBegan(receipt: string, extendMs: number): void {
     const { grant } = this.#byReceipt.get(receipt)!
     grant.goodUntilMs = Math.min(grant.goodUntilMs, this.#nowMs() + extendMs)
@@ -264,6 +278,7 @@ export class Shadow {
       )
     }
     for (const [where, leases] of this.#firsts) {
+      if (this.#unordered.has(where.slice(0, where.indexOf('/')))) continue
       let before = -1
       for (const [lease, [lowest, highest]] of [...leases].sort(([a], [b]) => a - b)) {
         if (lowest <= before) {
@@ -322,6 +337,7 @@ export class Shadow {
   }
 
   #noteFirst(place: Place, grant: Grant): void {
+    if (this.#unordered.has(place.queue)) return
     const key = `${place.queue}/${place.partition} in epoch ${grant.epoch}`
     let leases = this.#firsts.get(key)
     if (leases === undefined) this.#firsts.set(key, (leases = new Map()))
