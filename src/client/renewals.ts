@@ -52,6 +52,13 @@ export class Renewals implements Deadline {
     this.#core.deadlines.remove(this)
   }
 
+  /** All at once: to learn which leases a broker still knows. */
+  renewNow(): void {
+    const nowMs = this.#core.clock.monotonicMs()
+    for (const held of this.#held) held.dueMs = nowMs
+    if (this.#held.size > 0) this.expire(nowMs)
+  }
+
   #arm(dueMs: number): void {
     if (this.place !== null && this.place.dueMs <= dueMs) return
     const nowMs = this.#core.clock.monotonicMs()

@@ -7,7 +7,7 @@
  * Credit: at any time, messages held + credit that the broker has + what is to be given back = `prefetch`. What was
  * given back goes to the broker when it is half of all, or at once when the broker has none and nothing waits here.
  * On a new connection the broker knows nothing: SUBSCRIBE is sent again with all that is not held. What is held keeps
- * its leases across that.
+ * its leases across that, unless the broker crashed: so they are renewed at once, and what is lost is not handed out.
  */
 import type { Timer } from '../env.ts'
 import { MqError } from '../errors.ts'
@@ -83,6 +83,8 @@ export class Subscription implements Request, Holder, TurnWork, Work, Stream {
   /** Of the broker, on this connection. Bytes may be below 0: the broker owes nothing until that is made up for. */
   #creditMessages = 0
   #creditBytes = 0
+  /** On a new connection, and what is held comes from before. */
+  #isAnew = false
 
   constructor(context: SubscriptionContext, spec: SubscriptionSpec) {
     this.#context = context
@@ -252,6 +254,10 @@ export class Subscription implements Request, Holder, TurnWork, Work, Stream {
 
   atEndOfTurn(): void {
     if (this.#state !== 'standing') return
+    if (this.#isAnew) {
+      this.#isAnew = false
+      this.#renewals!.renewNow()
+    }
     const { prefetch } = this.#spec
     const messages = prefetch - this.#heldMessages - this.#creditMessages
     const bytes = windowBytes - this.#heldBytes - this.#creditBytes
@@ -275,6 +281,10 @@ export class Subscription implements Request, Holder, TurnWork, Work, Stream {
 
   encode(id: RequestId): readonly Uint8Array[] {
     const { prefetch, visibilityTimeoutMs } = this.#spec
+    if (this.#heldMessages > 0) {
+      this.#isAnew = true
+      this.#context.core.turn.add(this)
+    }
     this.#creditMessages = Math.max(0, prefetch - this.#heldMessages)
     this.#creditBytes = Math.max(0, windowBytes - this.#heldBytes)
     return [

@@ -66,12 +66,27 @@ test('a cut: subscribed again with what is not held, and what is held stays good
   heard()
   world.cut('client', 'broker')
   await settle()
-  t.strictSame(heard(), ['2: subscribe 6'])
+  t.strictSame(heard(), ['2: subscribe 6', '2: extend 0 by 30000 1:0-3'])
   await world.complete(first.value!.value!.ack())
   t.equal((await world.complete(loop.next())).value!.text(), '1')
   t.strictSame(heard(), ['2: settle 0 #1 1:0'])
   await push(4, 6, { lease: 2 }, server.line)
   for (let i = 2; i < 10; i++) t.equal((await world.complete(loop.next())).value!.text(), String(i))
+})
+
+test('after a crash of the broker, what it has leased anew is not handed out any more', async (t) => {
+  const { loop, push, heard, world, settle, server } = await subscribed({ prefetch: 10 })
+  await push(0, 4)
+  heard()
+  server.on.extend = ({ id }, line) => line.send({ op: 'settled', id, refused: [0, 4] })
+  world.cut('client', 'broker')
+  await settle()
+  t.strictSame(heard(), ['2: subscribe 6', '2: extend 0 by 30000 1:0-3'])
+  const next = watch(loop.next())
+  await settle()
+  t.equal(next.state, 'pending')
+  await push(0, 1, { lease: 9 })
+  t.equal(next.value!.value!.text(), '0')
 })
 
 test('a stopping broker: the loop goes on at the next', async (t) => {
