@@ -1,12 +1,17 @@
 /** What is measured: the workloads of the project's performance page, and the limits they are compared with. */
 import type { BenchArgs } from './args.ts'
 
+/** By `receive`, or pushed: each acked in its turn of the loop, or in batches with one promise. */
+export type ConsumeMode = 'receive' | 'consume' | 'consumeBatches'
+
 export interface Case {
   readonly name: string
   readonly kind: 'raw' | 'rawOneByOne' | 'generate' | 'w1' | 'w2' | 'w4'
   readonly bodyBytes: number
   /** Messages of one `sendBatch`, or of one raw blob; null: each by itself. */
   readonly batch: number | null
+  /** How the consumer of w2 gets its messages; receive when left out. */
+  readonly consume?: ConsumeMode | undefined
   /** Messages not yet confirmed at most: what is tried. */
   readonly windows: readonly number[]
   /** Name of the case that its rate is compared with. */
@@ -49,6 +54,18 @@ export function chooseCases({ workloads, sizesBytes, windows }: BenchArgs): Case
         { name: `${name} send`, kind, bodyBytes, batch: null, windows, against: raw },
         { name: `${name} sendBatch`, kind, bodyBytes, batch, windows: batchWindows, against: raw },
       )
+      if (kind !== 'w2') continue
+      for (const consume of ['consume', 'consumeBatches'] as const) {
+        cases.push({
+          name: `${name} send, ${consume}`,
+          kind,
+          bodyBytes,
+          batch: null,
+          windows,
+          consume,
+          against: raw,
+        })
+      }
     }
     if (workloads.includes('w4') && bodyBytes === sizesBytes[0]) {
       const raw = `raw lmdb one put at a time ${size}`

@@ -1,7 +1,9 @@
 /** The consumer's process: receives messages, acks each one, and keeps account of what arrived. */
+import { setTimeout } from 'node:timers/promises'
 import { connect, type MqClient } from '../src/index.ts'
 import { Arrivals } from './bodies.ts'
 import { within } from './broker-process.ts'
+import type { ConsumeMode } from './cases.ts'
 import { nowMs } from './statistics.ts'
 import { serveSteps } from './steps.ts'
 
@@ -9,6 +11,7 @@ export interface ConsumeTask {
   readonly queue: string
   readonly bodyBytes: number
   readonly tag: number
+  readonly mode: ConsumeMode
 }
 
 /** Receives under way at once: while one's messages are acked the next is on its way. */
@@ -16,6 +19,8 @@ const receivers = 3
 const receiveMax = 1000
 /** Short, because the end of a run waits for it. */
 const waitMs = 300
+/** Messages that have come and are not acked, for those that are pushed. */
+const prefetch = 20_000
 
 class Run {
   readonly arrivals: Arrivals
@@ -27,14 +32,17 @@ class Run {
   #waiting: { total: number; resolve: () => void } | null = null
   readonly #loops: Promise<unknown>
 
-  constructor(mq: MqClient, { queue, bodyBytes, tag }: ConsumeTask) {
+  /** Ends what is pushed. */
+  #end: (() => unknown) | null = null
+
+  constructor(mq: MqClient, { queue, bodyBytes, tag, mode }: ConsumeTask) {
     this.#queue = queue
     this.arrivals = new Arrivals(bodyBytes, tag)
-    const loops = Array.from({ length: receivers }, () => this.#loop(mq))
-    this.#loops = Promise.all(loops).catch((error: unknown) => {
-      this.#failure = error instanceof Error ? error : new Error(String(error))
-      this.#waiting?.resolve()
-    })
+    const loops =
+      mode === 'receive'
+        ? Array.from({ length: receivers }, () => this.#loop(mq))
+        : [mode === 'consume' ? this.#consume(mq) : this.#consumeBatches(mq)]
+    this.#loops = Promise.all(loops).catch((error: unknown) => this.#fail(error))
   }
 
   async #loop(mq: MqClient): Promise<void> {
@@ -43,10 +51,43 @@ class Run {
       if (messages.length === 0) continue
       for (const message of messages) this.arrivals.note(message.body)
       await Promise.all(messages.map((message) => message.ack()))
-      this.#acked += messages.length
-      this.#lastAckMs = nowMs()
-      if (this.#waiting !== null && this.#acked >= this.#waiting.total) this.#waiting.resolve()
+      this.#ackedMore(messages.length)
     }
+  }
+
+  async #consume(mq: MqClient): Promise<void> {
+    const loop = mq.consume(this.#queue, { prefetch })
+    this.#end = () => loop.return()
+    const acked = (): void => this.#ackedMore(1)
+    for await (const message of loop) {
+      this.arrivals.note(message.body)
+      // As many at once as prefetch allows.
+      message.ack().then(acked, (error: unknown) => this.#fail(error))
+    }
+  }
+
+  async #consumeBatches(mq: MqClient): Promise<void> {
+    const loop = mq.consumeBatches(this.#queue, { max: receiveMax, prefetch })
+    this.#end = () => loop.return()
+    for await (const batch of loop) {
+      const { messages } = batch
+      for (const message of messages) this.arrivals.note(message.body)
+      batch.ack().then(
+        () => this.#ackedMore(messages.length),
+        (error: unknown) => this.#fail(error),
+      )
+    }
+  }
+
+  #ackedMore(count: number): void {
+    this.#acked += count
+    this.#lastAckMs = nowMs()
+    if (this.#waiting !== null && this.#acked >= this.#waiting.total) this.#waiting.resolve()
+  }
+
+  #fail(error: unknown): void {
+    this.#failure ??= error instanceof Error ? error : new Error(String(error))
+    this.#waiting?.resolve()
   }
 
   /** Resolves once so many have been acked, or with fewer when the time is over. */
@@ -64,6 +105,10 @@ class Run {
   /** Ends it, after one more look for what should not be there, and says what came of all. */
   async stop(total: number) {
     this.#stopping = true
+    if (this.#end !== null) {
+      await setTimeout(waitMs)
+      await this.#end()
+    }
     await this.#loops
     if (this.#failure !== null) throw this.#failure
     const { duplicates, damaged } = this.arrivals

@@ -155,7 +155,7 @@ async function measureBroker(
     await producer.call('connect', { server }, stepMs)
     await consumer.call('connect', { server }, stepMs)
     await producer.call('createQueue', { queue }, stepMs)
-    const consume = { queue, bodyBytes: what.bodyBytes, tag }
+    const consume = { queue, bodyBytes: what.bodyBytes, tag, mode: what.consume ?? 'receive' }
     if (kind === 'w2') await consumer.call('start', consume, stepMs)
 
     const send = async (ms: number, first: number) => {

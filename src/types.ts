@@ -123,6 +123,9 @@ export const limits = {
   receiveMessagesMax: 1000,
   receiveBytesMax: 16 << 20,
   receiveWaitMsMax: 20_000,
+  /** What a subscription may be pushed beyond what it has given back: messages, and bytes of batches. */
+  creditMessagesMax: 65_536,
+  creditBytesMax: 64 << 20,
   /** Batches and settles of one producer on one partition that a client leaves unanswered at most. */
   unansweredMax: 64,
   /** A frame: the largest message with its headers, and room for the envelope. */

@@ -10,12 +10,14 @@ import { limits, type PartitionId, type QueueId } from '../types.ts'
 import { lookupToResult } from '../wire/codec.ts'
 import { crcOf, largestMessageBytes, readBatch, validateAttributes } from '../wire/batch.ts'
 import type {
+  Credit,
   ExtendRequest,
   LookupResult,
   ReceiveRequest,
   RequestId,
   SendRequest,
   SettleRequest,
+  SubscribeRequest,
 } from '../wire/messages.ts'
 import { settleAction } from '../wire/messages.ts'
 import type { RunningBroker } from './broker.ts'
@@ -23,10 +25,13 @@ import type { Partition, ReplyTo } from './partition.ts'
 import type { Queue, Waiter } from './queue.ts'
 import { parseQueueOptions, sameOptions } from './queue-options.ts'
 import { similarNames } from './similar-names.ts'
+import { Subscription } from './subscription.ts'
 
 /** Long polls that may wait on one connection. */
 const longPollsMax = 256
 const supportedAttributes: ReadonlySet<string> = new Set(['headers', 'deliverAt', 'delay'])
+/** Subscriptions that may stand on one connection. */
+const subscriptionsMax = 256
 const confirmCode = { replicas: 0, leader: 1, none: 2 } as const
 const storageCode = { disk: 0, memory: 1 } as const
 
@@ -36,6 +41,8 @@ export class Commands implements RequestHandler {
   #admin: Promise<void> = Promise.resolve()
   /** Receives that wait, and where; a session with none is not in it. */
   readonly #longPolls = new Map<Session, Map<Waiter, Queue>>()
+  /** By the ids that name them; a session with none is not in it. */
+  readonly #subscriptions = new Map<Session, Map<RequestId, Subscription>>()
 
   constructor(broker: RunningBroker) {
     this.#broker = broker
@@ -51,6 +58,11 @@ export class Commands implements RequestHandler {
         return this.#settle(session, request)
       case 'extend':
         return this.#extend(session, request)
+      case 'subscribe':
+        return this.#subscribe(session, request)
+      case 'unsubscribe':
+        this.#subscriptions.get(session)?.get(request.subscription)?.end(unsubscribed())
+        return this.#ok(session, request.id, null)
       case 'lookup':
         return this.#ok(session, request.id, lookupToResult(this.#lookup(request.name)))
       case 'createQueue':
@@ -75,7 +87,14 @@ export class Commands implements RequestHandler {
 
   /** Its deliveries are read again: queues on which it waits serve it. */
   drained(session: Session): void {
-    for (const queue of new Set(this.#longPolls.get(session)?.values())) queue.ready()
+    const queues = new Set(this.#longPolls.get(session)?.values())
+    for (const { queue } of this.#subscriptions.get(session)?.values() ?? []) queues.add(queue)
+    for (const queue of queues) queue.ready()
+  }
+
+  /** What is for a subscription that has ended is late, and of no use. */
+  credit(session: Session, credit: Credit): void {
+    this.#subscriptions.get(session)?.get(credit.id)?.credit(credit)
   }
 
   #send(session: Session, request: SendRequest, frame: Uint8Array, headroom: number): void {
@@ -186,6 +205,25 @@ export class Commands implements RequestHandler {
   #waitsNoMore(session: Session, waiter: Waiter): void {
     const waiting = this.#longPolls.get(session)
     if (waiting?.delete(waiter) && waiting.size === 0) this.#longPolls.delete(session)
+  }
+
+  #subscribe(session: Session, request: SubscribeRequest): void {
+    const queue = this.#byId(request.queueId)
+    if (request.partition !== null) this.#partition(queue, request.partition)
+    if (request.mode !== 0) throw new MqError('UNSUPPORTED', 'receiving at most once is not built yet')
+    if (!this.#broker.serving) throw new MqError('STOPPING', 'the broker is stopping')
+    const { id } = request
+    const standing = this.#subscriptions.get(session) ?? new Map<RequestId, Subscription>()
+    if (standing.size >= subscriptionsMax) {
+      throw new MqError('QUOTA_EXCEEDED', `${subscriptionsMax} subscriptions stand on this connection`)
+    }
+    const subscription = new Subscription(session, queue, request, () => {
+      if (standing.delete(id) && standing.size === 0) this.#subscriptions.delete(session)
+    })
+    standing.set(id, subscription)
+    this.#subscriptions.set(session, standing)
+    session.onCancel(id, () => subscription.end(unsubscribed()))
+    queue.subscribe(subscription)
   }
 
   #settle(session: Session, request: SettleRequest): void {
@@ -317,6 +355,10 @@ export class Commands implements RequestHandler {
     if (partition.halted !== null) throw partition.halted
     return partition
   }
+}
+
+function unsubscribed(): MqError {
+  return new MqError('CANCELLED', 'the subscription was given up')
 }
 
 function settledTo(session: Session, id: RequestId): ReplyTo {

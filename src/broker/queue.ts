@@ -11,22 +11,23 @@ import type { Delivery } from '../wire/messages.ts'
 import type { Partition } from './partition.ts'
 import { effectiveOptions } from './queue-options.ts'
 
-/** One receive that has not been answered. */
-export interface Waiter {
+/** Somebody who takes messages under lease. */
+export interface Taker {
   readonly partition: PartitionId | null
+  /** What it takes at once: messages, and bytes of batches. */
   readonly max: number
   readonly maxBytes: number
-  readonly waitMs: number
   readonly visibilityTimeoutMs: number | null
   /** False while its connection takes no more: it keeps its place and is passed over. */
   canTake(): boolean
-  deliver(deliveries: Delivery[]): void
+  /** @param messages how many are in them */
+  deliver(deliveries: Delivery[], messages: number): void
   refuse(error: MqError): void
 }
 
-interface Waiting {
-  readonly waiter: Waiter
-  timer: Timer | null
+/** One receive that has not been answered. */
+export interface Waiter extends Taker {
+  readonly waitMs: number
 }
 
 export class Queue {
@@ -37,10 +38,17 @@ export class Queue {
   readonly optionsSet: QueueOptions
   readonly partitions: Partition[] = []
   readonly #clock: Clock
-  /** In order of arrival. */
-  readonly #waiting = new Map<Waiter, Waiting>()
+  /**
+   * In the order in which they are served next: receives, with the end of their wait, and those subscriptions (null)
+   * that have credit.
+   */
+  readonly #waiting = new Map<Taker, Timer | null>()
+  /** All of them, whether they have credit or not. */
+  readonly #subscriptions = new Set<Taker>()
   #turn = 0
   #dispatchDue = false
+  /** Messages in what was taken last. */
+  #taken = 0
   readonly #run: Run = { start: 0, end: 0, value: 0 }
 
   constructor(id: QueueId, name: string, options: QueueOptions, clock: Clock) {
@@ -63,25 +71,36 @@ export class Queue {
     // Among those who wait, who came first is served first: a newcomer that can wait takes its place in the line.
     const deliveries = this.#waiting.size === 0 || waiter.waitMs === 0 ? this.#take(waiter) : []
     if (deliveries.length > 0 || waiter.waitMs === 0) {
-      waiter.deliver(deliveries)
+      waiter.deliver(deliveries, this.#taken)
       return false
     }
-    const waiting: Waiting = { waiter, timer: null }
-    this.#waiting.set(waiter, waiting)
-    waiting.timer = this.#clock.after(waiter.waitMs, () => {
+    const timer = this.#clock.after(waiter.waitMs, () => {
       this.#waiting.delete(waiter)
-      waiter.deliver([])
+      waiter.deliver([], 0)
     })
+    this.#waiting.set(waiter, timer)
     if (this.#waiting.size > 1) this.ready()
     return true
   }
 
-  /** Gives a receive up. @returns false when it had its answer */
-  cancel(waiter: Waiter): boolean {
-    const waiting = this.#waiting.get(waiter)
-    if (waiting === undefined) return false
-    waiting.timer?.cancel()
-    return this.#waiting.delete(waiter)
+  /** Serves `taker` from now on, in its turn, whenever it has credit (`max` and `maxBytes` above 0). */
+  subscribe(taker: Taker): void {
+    this.#subscriptions.add(taker)
+    this.credited(taker)
+  }
+
+  /** A subscription may have got credit: it takes its place at the end of the line, unless it stands in it. */
+  credited(taker: Taker): void {
+    if (!hasCredit(taker) || this.#waiting.has(taker) || !this.#subscriptions.has(taker)) return
+    this.#waiting.set(taker, null)
+    this.ready()
+  }
+
+  /** Gives a receive or a subscription up. @returns false when it had its answer */
+  cancel(taker: Taker): boolean {
+    const wasSubscribed = this.#subscriptions.delete(taker)
+    this.#waiting.get(taker)?.cancel()
+    return this.#waiting.delete(taker) || wasSubscribed
   }
 
   /** Something is ready, or a connection takes more again: waiters are served at the end of this turn, at once. */
@@ -96,7 +115,9 @@ export class Queue {
 
   /** Everybody who waits hears `error`. */
   refuseWaiting(error: MqError): void {
-    for (const waiter of [...this.#waiting.keys()]) if (this.cancel(waiter)) waiter.refuse(error)
+    for (const taker of [...this.#waiting.keys(), ...this.#subscriptions]) {
+      if (this.cancel(taker)) taker.refuse(error)
+    }
   }
 
   describe(nodeId: string): QueueDescription {
@@ -122,19 +143,31 @@ export class Queue {
   }
 
   #dispatch(): void {
-    for (const [waiter, waiting] of this.#waiting) {
+    // Who is served and stays goes to the end of the line, and is not looked at again in this turn.
+    let left = this.#waiting.size
+    let isServing = false
+    for (const [taker, timer] of this.#waiting) {
+      if (left-- === 0) break
       if (!this.partitions.some((p) => p.leader.readyCount > 0)) return
-      if (!waiter.canTake()) continue
-      const deliveries = this.#take(waiter)
+      if (!taker.canTake()) continue
+      const deliveries = this.#take(taker)
       if (deliveries.length === 0) continue
-      waiting.timer?.cancel()
-      this.#waiting.delete(waiter)
-      waiter.deliver(deliveries)
+      timer?.cancel()
+      this.#waiting.delete(taker)
+      // Before it hears of them: what it hears may end its connection, and with it its place.
+      const stays = this.#subscriptions.has(taker)
+      if (stays) this.#waiting.set(taker, null)
+      taker.deliver(deliveries, this.#taken)
+      if (!stays) continue
+      if (hasCredit(taker)) isServing = true
+      else this.#waiting.delete(taker)
     }
+    // A share for each, and others get their turn in between.
+    if (isServing) this.ready()
   }
 
   /** Leases what is ready, up to the waiter's limits. */
-  #take(waiter: Waiter): Delivery[] {
+  #take(waiter: Taker): Delivery[] {
     const deliveries: Delivery[] = []
     const room = { messages: waiter.max, bytes: waiter.maxBytes }
     if (waiter.partition !== null)
@@ -145,12 +178,13 @@ export class Queue {
       }
       this.#turn = (this.#turn + 1) % this.partitions.length
     }
+    this.#taken = waiter.max - room.messages
     return deliveries
   }
 
   #takeFrom(
     partition: Partition,
-    waiter: Waiter,
+    waiter: Taker,
     room: { messages: number; bytes: number },
     into: Delivery[],
   ): void {
@@ -217,4 +251,8 @@ export class Queue {
       into[i]!.leaseMs = visibilityTimeoutMs
     }
   }
+}
+
+function hasCredit({ max, maxBytes }: Taker): boolean {
+  return max > 0 && maxBytes > 0
 }

@@ -1,16 +1,17 @@
 /** `mq-broker receive QUEUE` */
-import type { Command } from 'commander'
+import { Option, type Command } from 'commander'
 import { MqError } from '../errors.ts'
 import type { Message } from '../index.ts'
 import { type ConnectionOptions, withClient, withServer } from './connection.ts'
 import { count, duration, flagOption, type OutputOptions, withJson } from './options.ts'
-import { bodyFields, bodyLine, print, printJson } from './output.ts'
+import { bodyFields, bodyLine, note, print, printJson } from './output.ts'
 
 interface Options extends ConnectionOptions, OutputOptions {
   readonly max: number
   readonly wait: number
   readonly ack?: true
   readonly visibilityTimeout?: number
+  readonly follow?: true
 }
 
 export function define(receive: Command): void {
@@ -20,12 +21,24 @@ export function define(receive: Command): void {
     .addOption(flagOption('--wait', duration, 'how long to wait for the first, up to 20s').default(0))
     .option('--ack', 'ack what was printed; else it stays leased, and its receipt is printed')
     .addOption(flagOption('--visibility-timeout', duration, "length of the lease (default: the queue's)"))
+    .addOption(
+      new Option(
+        '--follow',
+        'go on with what comes, until interrupted; --max then ends it after so many',
+      ).conflicts('wait'),
+    )
     .addHelpText(
       'after',
       '\nPrints a line for each message: its body and, without --ack, a tab and its receipt. Bodies that hold\n' +
-        'tabs or newlines are told apart with --json. When there is nothing, it prints nothing and exits with 0.',
+        'tabs or newlines are told apart with --json. When there is nothing, it prints nothing and exits with 0.\n' +
+        'With --follow and --json, each message is a line with an object of its own. What was fetched and not printed\n' +
+        'when it ends is released.',
     )
-    .action((queue: string, options: Options) => receiveAndPrint(queue, options))
+    .action((queue: string, options: Options, command: Command) => {
+      if (options.follow !== true) return receiveAndPrint(queue, options)
+      const isLimited = command.getOptionValueSource('max') !== 'default'
+      return follow(queue, options, isLimited ? options.max : Infinity)
+    })
 }
 
 async function receiveAndPrint(queue: string, options: Options): Promise<void> {
@@ -49,6 +62,51 @@ async function receiveAndPrint(queue: string, options: Options): Promise<void> {
     // Only what was printed: what nobody has read must not be gone.
     if (ack) await ackAll(messages)
   })
+}
+
+/** Messages that are printed at once. */
+const followedMax = 100
+
+async function follow(queue: string, options: Options, max: number): Promise<void> {
+  const { ack = false, visibilityTimeout, json = false } = options
+  await withClient(options, async (client) => {
+    const loop = client.consumeBatches(queue, {
+      max: Math.min(followedMax, max),
+      visibilityTimeoutMs: visibilityTimeout,
+      // Without --ack somebody else settles them, or lets their leases end: that must not wait for this command.
+      renew: ack,
+    })
+    const stop = (): void => void loop.return()
+    const signals = ['SIGINT', 'SIGTERM'] as const
+    for (const signal of signals) process.on(signal, stop)
+    try {
+      let left = max
+      for await (const { messages } of loop) {
+        const printed = messages.slice(0, left)
+        left -= printed.length
+        try {
+          if (json)
+            await print(printed.map((message) => `${JSON.stringify(jsonMessage(message, !ack))}\n`).join(''))
+          else await print(textMessages(printed, !ack))
+        } catch (error) {
+          await Promise.allSettled(messages.map((message) => message.release()))
+          throw error
+        }
+        if (ack) await ackAll(printed).catch(noteIfLost)
+        if (left > 0) continue
+        await Promise.allSettled(messages.slice(printed.length).map((message) => message.release()))
+        break
+      }
+    } finally {
+      for (const signal of signals) process.off(signal, stop)
+    }
+  })
+}
+
+/** A lost lease is no reason to stop following: the message is delivered again. */
+function noteIfLost(error: unknown): void {
+  if (!(error instanceof MqError) || error.code !== 'LEASE_LOST') throw error
+  note(`mq-broker: ${error.message} (${error.code})`)
 }
 
 async function ackAll(messages: readonly Message[]): Promise<void> {

@@ -8,10 +8,18 @@ export interface Work {
   readonly endsOnClose?: boolean
 }
 
+/** Something that goes on by itself until its user, or the client, ends it. */
+export interface Stream {
+  /** The client takes no more calls. */
+  end(): void
+}
+
 /** What is under way in a client, so that `drain` and `close` can wait until nothing is, or let go of it all. */
 export class Activity {
   readonly #works = new Set<Work>()
   readonly #waiting = new Set<() => void>()
+  /** Nobody waits for these: they are ended when the client drains or closes. */
+  readonly streams = new Set<Stream>()
 
   get count(): number {
     return this.#works.size
@@ -32,6 +40,10 @@ export class Activity {
   /** What begins meanwhile is let go of too: one that leaves a line lets the next one move up, into a batch. */
   abandon(why: Abandonment): void {
     for (const work of this.#works) work.abandon(why)
+  }
+
+  endStreams(): void {
+    for (const stream of [...this.streams]) stream.end()
   }
 
   /** Lets go of what only waits for something new. */

@@ -21,6 +21,15 @@ import {
 import type { BatchEntry, Producer, SendOptions } from './producer.ts'
 import { unexpected, type Queues } from './queues.ts'
 import type { Receiver, ReceiveOptions } from './receiver.ts'
+import {
+  consumeSpec,
+  Consumer,
+  type Batch,
+  type ConsumeBatchesOptions,
+  type ConsumeOptions,
+} from './consumer.ts'
+import { Subscription, type SubscriptionContext } from './subscription.ts'
+import { Worker, type BatchHandler, type Handler, type WorkOptions } from './worker.ts'
 import type { SendReceipt } from './receipt.ts'
 
 /** @internal What `connectWith` puts together. */
@@ -30,6 +39,7 @@ export interface ClientParts {
   readonly queues: Queues
   readonly producer: Producer
   readonly receiver: Receiver
+  readonly subscriptions: SubscriptionContext
   /** Set while the client takes new calls. */
   readonly gate: { closed: MqError | null }
 }
@@ -166,9 +176,13 @@ export class MqClient {
     return this
   }
 
-  /** Takes no new calls, and resolves when everything under way has ended. `close` follows. */
+  /**
+   * Takes no new calls, ends loops over messages, and resolves when everything under way has ended. Workers are closed
+   * before, `close` follows.
+   */
   drain(): Promise<void> {
     this.#parts.gate.closed ??= new MqError('CLOSED', 'the client is draining', { outcome: 'failed' })
+    this.#parts.core.activity.endStreams()
     return new Promise((resolve) => this.#parts.core.activity.whenIdle(resolve))
   }
 
@@ -188,19 +202,44 @@ export class MqClient {
     return this.close()
   }
 
-  /** Not built yet. */
-  consume(_queue: string, _options?: { prefetch?: number }): AsyncIterable<Message> {
-    throw unsupported('consume')
+  /**
+   * Messages as they come, to be looped over once: the broker pushes them, at most `prefetch` (256) that are not
+   * settled. Their leases are renewed until they are settled or the loop is left; leaving it releases what was not
+   * handed out. Lost connections and restarts of the broker are survived. The loop ends when the client is closed; it
+   * throws QUEUE_NOT_FOUND, QUEUE_DELETED, and ABORTED when `signal` aborts.
+   * @throws MqError INVALID_NAME, INVALID_FIELD, INVALID_OPTION, CLOSED
+   */
+  consume(queue: string, options: ConsumeOptions = {}): Consumer<Message> {
+    const { subscriptions } = this.#begin(queue)
+    return Consumer.ofMessages(new Subscription(subscriptions, consumeSpec(queue, options)))
   }
 
-  /** Not built yet. */
-  consumeBatches(_queue: string, _options?: { max?: number }): AsyncIterable<never> {
-    throw unsupported('consumeBatches')
+  /**
+   * As `consume`, in batches of what has come, 1 to `max` (100) messages; each can be acked as a whole.
+   * @throws MqError as `consume`
+   */
+  consumeBatches(queue: string, options: ConsumeBatchesOptions = {}): Consumer<Batch> {
+    const { core, subscriptions } = this.#begin(queue)
+    return Consumer.ofBatches(core, subscriptions, queue, options)
   }
 
-  /** Not built yet. */
-  work(_queue: string, _handler: (message: Message) => unknown, _options?: object): never {
-    throw unsupported('work')
+  /**
+   * Runs `handler` on each message: what it returns from is acked, what it throws on is nacked with the error's
+   * message as the reason. With `batch` it gets an array, and may return those that it did: the others are nacked.
+   * Leases are renewed meanwhile; when one is lost all the same, the handler's `signal` aborts.
+   * @throws MqError as `consume`
+   */
+  work(queue: string, handler: Handler, options?: WorkOptions & { batch?: undefined }): Worker
+  work(queue: string, handler: BatchHandler, options: WorkOptions & { batch: number }): Worker
+  work(queue: string, handler: Handler | BatchHandler, options: WorkOptions = {}): Worker {
+    const { core, subscriptions } = this.#begin(queue)
+    return new Worker(core, subscriptions, queue, handler, options)
+  }
+
+  #begin(queue: string): ClientParts {
+    this.#parts.core.checkOpen()
+    checkQueueName(queue)
+    return this.#parts
   }
 
   /** Not built yet. */
@@ -232,6 +271,7 @@ export class MqClient {
     const { core, gate, events } = this.#parts
     const closed = new MqError('CLOSED', 'the client was closed', { outcome: 'failed' })
     gate.closed = closed
+    core.activity.endStreams()
     core.activity.endOnClose()
     if (core.session.isConnected && core.activity.count > 0) {
       await new Promise<void>((resolve) => {

@@ -31,9 +31,26 @@ export interface DeliveryContext {
   readonly sentAtMs: number
   readonly deliveryCount: number | readonly number[]
   readonly view: BatchView
+  /** Who looks after the leases, if anybody does. */
+  readonly keeper: LeaseKeeper | null
+}
+
+/** Hears what becomes of the messages of one delivery, by their index in it. */
+export interface LeaseKeeper {
+  /** A settle is on its way. */
+  settling(index: number): void
+  /** It came to nothing: the message is under its lease, as before. */
+  unsettled(index: number): void
+  /** Settled, or its lease lost. */
+  gone(index: number): void
 }
 
 const noHeaders: Readonly<Record<string, string>> = Object.freeze({})
+
+/** What a nack with `options` does. @throws MqError INVALID_FIELD */
+export function nacking(options: NackOptions): Settling {
+  return { action: settleAction.nack, options: checkNackOptions(options) }
+}
 
 /** A message under a lease: nobody else gets it until the lease ends. */
 export class Message {
@@ -126,7 +143,7 @@ export class Message {
    *   ABORTED, CLOSED
    */
   nack(options: NackOptions = {}): Promise<void> {
-    return this.#settle(() => ({ action: settleAction.nack, options: checkNackOptions(options) }), options)
+    return this.#settle(() => nacking(options), options)
   }
 
   /**
@@ -140,24 +157,37 @@ export class Message {
 
   #settle(how: () => Settling, options: CallOptions): Promise<void> {
     return new Promise((resolve, reject) => {
-      if (this.#settling) throw leaseLost()
-      const settling = how()
-      const signal = checkSignal(options.signal)
-      const { core, queue, partition, leaseEpoch, lease } = this.#delivery
-      const dueMs = core.turn.nowMs + checkTimeout(options.timeoutMs)
-      core.checkOpen()
-      const target: AckTarget = {
-        settled: resolve,
-        failed: (error) => {
-          // Whether it is settled is the broker's to say, should it be asked again.
-          this.#settling = false
-          reject(error)
-        },
-      }
-      const leased = { leaseEpoch, lease, offset: this.#offset }
-      queue.ackers[partition]!.settle(settling, leased, target, dueMs, signal)
-      this.#settling = true
+      this.settle(how(), options, { settled: resolve, failed: reject })
     })
+  }
+
+  /**
+   * @internal Settles the message and tells `target`.
+   * @throws MqError LEASE_LOST when it is being settled already; INVALID_OPTION, ABORTED, CLOSED, DISCONNECTED
+   */
+  settle(how: Settling, options: CallOptions, target: AckTarget): void {
+    if (this.#settling) throw leaseLost()
+    const signal = checkSignal(options.signal)
+    const { core, queue, partition, leaseEpoch, lease, keeper } = this.#delivery
+    const dueMs = core.turn.nowMs + checkTimeout(options.timeoutMs)
+    core.checkOpen()
+    const told: AckTarget = {
+      settled: () => {
+        keeper?.gone(this.#index)
+        target.settled()
+      },
+      failed: (error) => {
+        // Whether it is settled is the broker's to say, should it be asked again.
+        this.#settling = false
+        if (error.code === 'LEASE_LOST') keeper?.gone(this.#index)
+        else keeper?.unsettled(this.#index)
+        target.failed(error)
+      },
+    }
+    const leased = { leaseEpoch, lease, offset: this.#offset }
+    queue.ackers[partition]!.settle(how, leased, told, dueMs, signal)
+    this.#settling = true
+    keeper?.settling(this.#index)
   }
 
   /**

@@ -9,7 +9,7 @@ import { runCall } from './call.ts'
 import { checkOnline, type Core } from './core.ts'
 import { decodeReceipt } from './delivery-receipt.ts'
 import { extendItems } from './extend.ts'
-import { Message, type DeliveryContext } from './message.ts'
+import { Message, type DeliveryContext, type LeaseKeeper } from './message.ts'
 import { checkArray, checkInteger, checkSignal, checkTimeout, type CallOptions } from './options.ts'
 import { isGone, unexpected, type Queue, type Queues } from './queues.ts'
 import type { Serializer } from './serializer.ts'
@@ -77,34 +77,7 @@ export class Receiver {
   #messages(queue: Queue, deliveries: readonly Delivery[]): Message[] {
     const messages: Message[] = []
     for (const delivery of deliveries) {
-      const { batch, crc } = delivery
-      const known = delivery.partition < queue.channels.length
-      if (!known || crcOf(batch) !== crc) {
-        // Not handed out: it is delivered again once its lease has ended.
-        this.#core.events.emit(
-          'error',
-          new MqError('CORRUPT_BATCH', `a delivery of '${queue.name}' was damaged`),
-        )
-        continue
-      }
-      const { partition, leaseEpoch, lease, epoch, base, sentAtMs, deliveryCount } = delivery
-      const view = readBatch(batch)
-      const context: DeliveryContext = {
-        core: this.#core,
-        serializer: this.#serializer,
-        queue,
-        partition,
-        leaseEpoch,
-        lease,
-        epoch,
-        base,
-        sentAtMs,
-        deliveryCount,
-        view,
-      }
-      forEachMessage(view, (i, at, length) => {
-        messages.push(new Message(context, i, batch.subarray(at, at + length)))
-      })
+      readDelivery(this.#core, this.#serializer, queue, delivery, null, messages)
     }
     return messages
   }
@@ -188,6 +161,44 @@ export class Receiver {
     checkOnline(this.#core)
     return { queue, timeoutMs: Math.max(0, timeoutMs - (turn.nowMs - begunMs)), signal: checkSignal(signal) }
   }
+}
+
+/**
+ * Adds the messages of a delivery to `into`.
+ * @returns false when it is damaged, of which listeners of `error` hear: it is delivered again once its lease has ended
+ */
+export function readDelivery(
+  core: Core,
+  serializer: Serializer,
+  queue: Queue,
+  delivery: Delivery,
+  keeper: LeaseKeeper | null,
+  into: Message[],
+): boolean {
+  const { partition, leaseEpoch, lease, epoch, base, sentAtMs, deliveryCount, batch, crc } = delivery
+  if (partition >= queue.channels.length || crcOf(batch) !== crc) {
+    core.events.emit('error', new MqError('CORRUPT_BATCH', `a delivery of '${queue.name}' was damaged`))
+    return false
+  }
+  const view = readBatch(batch)
+  const context: DeliveryContext = {
+    core,
+    serializer,
+    queue,
+    partition,
+    leaseEpoch,
+    lease,
+    epoch,
+    base,
+    sentAtMs,
+    deliveryCount,
+    view,
+    keeper,
+  }
+  forEachMessage(view, (i, at, length) => {
+    into.push(new Message(context, i, batch.subarray(at, at + length)))
+  })
+  return true
 }
 
 /** Items of one EXTEND: fewer than a frame may have, since an answer goes through them for each. */

@@ -14,13 +14,19 @@ import { limits, type ProducerId } from '../types.ts'
 import { decodeServerFrame, encodeClientFrame, RequestError } from '../wire/codec.ts'
 import { Connection } from '../wire/connection.ts'
 import { lengthBytes } from '../wire/frame.ts'
-import { protocolVersion, type RequestId, type ServerFrame, type WireLimits } from '../wire/messages.ts'
+import {
+  protocolVersion,
+  type Delivery,
+  type RequestId,
+  type ServerFrame,
+  type WireLimits,
+} from '../wire/messages.ts'
 import { failedBefore } from './ending.ts'
 import type { ClientEvents } from './events.ts'
 import type { Emitter } from './emitter.ts'
 
 /** What answers a request. */
-export type Answer = Extract<ServerFrame, { id: RequestId }>
+export type Answer = Exclude<Extract<ServerFrame, { id: RequestId }>, { op: 'push' }>
 export type ErrorAnswer = Extract<ServerFrame, { op: 'error' }>
 
 /** One entry of the table. */
@@ -32,6 +38,8 @@ export interface Request {
    * @returns whether it keeps its place there, to be asked again: by `resume`, or on the next connection
    */
   answered(answer: Answer): boolean
+  /** Deliveries came for it, and it stands on: of a subscription. */
+  pushed?(deliveries: Delivery[]): void
   /**
    * The connection it was put on has ended without an answer.
    * @returns whether it is to be sent again; else it leaves the table
@@ -166,9 +174,17 @@ export class Session {
    * @returns false when no broker has it
    */
   cancel(id: RequestId): boolean {
+    return this.follow(id, () => encodeClientFrame({ op: 'cancel', id }))
+  }
+
+  /**
+   * Sends another frame about a request, behind it.
+   * @returns false when no broker has the request
+   */
+  follow(id: RequestId, encode: () => Uint8Array): boolean {
     const entry = this.#table.get(id)
     if (entry === undefined || !this.isConnected || entry.writtenOn !== this.#number) return false
-    this.#connection!.send(encodeClientFrame({ op: 'cancel', id }))
+    this.#connection!.send(encode())
     return true
   }
 
@@ -354,6 +370,10 @@ export class Session {
       const entry = this.#table.get(frame.id)
       // An answer to nobody: the request was given up in the meantime.
       if (entry === undefined || entry.writtenOn !== this.#number) return
+      if (frame.op === 'push') {
+        entry.request.pushed?.(frame.deliveries)
+        return
+      }
       this.#answer(frame.id, entry, frame)
       this.#leaveIfDone()
     }
@@ -368,7 +388,10 @@ export class Session {
   /** Once a broker that is going away has answered all it was asked, there is nothing left to stay for. */
   #leaveIfDone(): void {
     if (this.#state !== 'leaving') return
-    for (const entry of this.#table.values()) if (entry.writtenOn === this.#number) return
+    for (const { writtenOn, request } of this.#table.values()) {
+      // What stands has no answer to wait for.
+      if (writtenOn === this.#number && request.pushed === undefined) return
+    }
     const connection = this.#connection!
     this.#lost(undefined)
     connection.end()

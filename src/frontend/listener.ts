@@ -2,6 +2,7 @@
 import type { Address, Env, Listener as NetworkListener, Socket } from '../env.ts'
 import { MqError } from '../errors.ts'
 import type { ProducerId } from '../types.ts'
+import type { Credit } from '../wire/messages.ts'
 import { Session, type Request, type SessionHost } from './session.ts'
 
 /** Connections beyond the bound that are told why they are refused; past it they are cut without a word. */
@@ -24,6 +25,7 @@ export interface Backend {
 /** Carries requests out. */
 export interface RequestHandler {
   handle(session: Session, request: Request, frame: Uint8Array, headroom: number): void
+  credit(session: Session, credit: Credit): void
   drained(session: Session): void
 }
 
@@ -89,6 +91,10 @@ export class Listener implements SessionHost {
 
   handle(session: Session, request: Request, frame: Uint8Array, headroom: number): void {
     this.#handler.handle(session, request, frame, headroom)
+  }
+
+  credit(session: Session, credit: Credit): void {
+    this.#handler.credit(session, credit)
   }
 
   drained(session: Session): void {

@@ -9,11 +9,18 @@
 import type { Clock, Socket } from '../env.ts'
 import { errorTable, MqError } from '../errors.ts'
 import { limits, type ProducerId } from '../types.ts'
-import { decodeClientFrame, encodeDelivered, encodeServerFrame, RequestError } from '../wire/codec.ts'
+import {
+  decodeClientFrame,
+  encodeDelivered,
+  encodePush,
+  encodeServerFrame,
+  RequestError,
+} from '../wire/codec.ts'
 import { Connection } from '../wire/connection.ts'
 import {
   protocolVersion,
   type ClientFrame,
+  type Credit,
   type Delivery,
   type Hello,
   type RequestId,
@@ -29,7 +36,7 @@ const unreadBytesMax = 4 << 20
 /** Past this the client is cut off: it asked for more than it reads. */
 const unreadBytesCap = 64 << 20
 
-export type Request = Exclude<ClientFrame, Hello | { op: 'heartbeat' } | { op: 'cancel' }>
+export type Request = Exclude<ClientFrame, Hello | Credit | { op: 'heartbeat' } | { op: 'cancel' }>
 
 /** What sessions need of the broker behind them. */
 export interface SessionHost {
@@ -46,6 +53,8 @@ export interface SessionHost {
    * @param headroom bytes before the frame's first that may be overwritten
    */
   handle(session: Session, request: Request, frame: Uint8Array, headroom: number): void
+  /** More credit for a subscription of the session, if it has one with this id. */
+  credit(session: Session, credit: Credit): void
   /** The session takes deliveries again. */
   drained(session: Session): void
   /** A defect of ours: nothing may go on. */
@@ -112,6 +121,13 @@ export class Session {
   answerDelivered(id: RequestId, deliveries: Delivery[]): void {
     if (!this.#settle(id)) return
     this.#connection.send(...encodeDelivered(id, deliveries))
+    this.#sent()
+  }
+
+  /** Deliveries to a request that goes on. */
+  push(id: RequestId, deliveries: Delivery[]): void {
+    if (this.#mode !== 'open' || !this.#inFlight.has(id)) return
+    this.#connection.send(...encodePush(id, deliveries))
     this.#sent()
   }
 
@@ -189,6 +205,7 @@ export class Session {
       this.#inFlight.get(frame.id)?.()
       return
     }
+    if (frame.op === 'credit') return this.#host.credit(this, frame)
     // Between nodes such frames may belong to no request: here nobody waits for an answer, so the connection ends.
     if (frame.id === 0) return this.close(new MqError('FORBIDDEN', 'this is between nodes only'))
     this.#begin(frame.id)
@@ -262,8 +279,17 @@ export class Session {
 }
 
 function isAdmin({ op }: Request): boolean {
-  return op !== 'send' && op !== 'receive' && op !== 'settle' && op !== 'extend'
+  return !ofMessages.has(op)
 }
+
+const ofMessages: ReadonlySet<Request['op']> = new Set([
+  'send',
+  'receive',
+  'settle',
+  'extend',
+  'subscribe',
+  'unsubscribe',
+])
 
 function tooEarly(): MqError {
   return new MqError('UNAUTHENTICATED', 'the first frame must be HELLO')

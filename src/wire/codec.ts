@@ -32,7 +32,7 @@ import { scanValue } from './scan.ts'
 
 /**
  * A frame that is sound as a frame but not as a request. `id` is the request's; 0 when the fault concerns the
- * connection itself (HELLO, HEARTBEAT, CANCEL), which then should end.
+ * connection itself (HELLO, HEARTBEAT, CANCEL, CREDIT), which then should end.
  */
 export class RequestError extends Error {
   override readonly name = 'RequestError'
@@ -61,6 +61,7 @@ const fieldsOf: Readonly<Record<number, readonly string[]>> = {
   [op.helloOk]: ['version', 'clusterId', 'nodeId', 'limits', 'features'],
   [op.heartbeat]: [],
   [op.cancel]: [],
+  [op.credit]: ['messages', 'bytes'],
   [op.goAway]: ['reason'],
   [op.lookup]: ['name'],
   [op.createQueue]: ['name', 'options'],
@@ -92,23 +93,23 @@ const fieldsOf: Readonly<Record<number, readonly string[]>> = {
     'outputs',
   ],
   [op.extend]: ['queueId', 'partition', 'extendMs', 'items'],
+  [op.subscribe]: ['queueId', 'partition', 'messages', 'bytes', 'visibilityTimeoutMs', 'mode'],
+  [op.unsubscribe]: ['subscription'],
   [op.ok]: ['result'],
   [op.error]: ['code', 'message', 'retryable', 'details'],
   [op.sent]: ['epoch', 'base', 'duplicate', 'confirm', 'storage'],
   [op.delivered]: ['deliveries'],
   [op.settled]: ['refused'],
+  [op.push]: ['deliveries'],
 }
 
 /** Known, and not done yet. Their fields are not looked at. */
 const unsupportedOps: ReadonlySet<number> = new Set([
-  op.credit,
   op.updateQueue,
   op.purgeQueue,
   op.peek,
   op.redrive,
   op.cluster,
-  op.subscribe,
-  op.unsubscribe,
 ])
 
 /** What only a server sends. */
@@ -228,8 +229,9 @@ export function decodeClientFrame(bytes: Uint8Array): ClientFrame {
   if (!Object.hasOwn(fieldsOf, nr)) throw unknownVersion(`operation ${nr} is unknown`)
   const ofConnection = nr === op.hello || nr === op.heartbeat
   checkId(head, ofConnection ? 'zero' : 'request')
-  // CANCEL bears the id of another request, which must not be answered in its place.
-  return forRequest(ofConnection || nr === op.cancel ? 0 : head.id, () => readClientFrame(head))
+  // CANCEL and CREDIT bear the id of another request, which must not be answered in their place.
+  const isAboutAnother = nr === op.cancel || nr === op.credit
+  return forRequest(ofConnection || isAboutAnother ? 0 : head.id, () => readClientFrame(head))
 }
 
 function readClientFrame(head: Head): ClientFrame {
@@ -263,6 +265,28 @@ function readClientFrame(head: Head): ClientFrame {
         partition: cursor.integer('partition', 0, limits.partitionsMax - 1),
         extendMs: cursor.integer('extendMs', 1, limits.visibilityTimeoutMsMax),
         items: readItems(cursor),
+      }
+    case op.subscribe:
+      return {
+        op: 'subscribe',
+        id,
+        queueId: readQueueId(cursor),
+        partition: cursor.nil() ? null : cursor.integer('partition', 0, limits.partitionsMax - 1),
+        messages: cursor.integer('messages', 0, limits.creditMessagesMax),
+        bytes: cursor.integer('bytes', 0, limits.creditBytesMax),
+        visibilityTimeoutMs: cursor.nil()
+          ? null
+          : cursor.integer('visibilityTimeoutMs', 1, limits.visibilityTimeoutMsMax),
+        mode: cursor.integer('mode', 0, 1),
+      }
+    case op.unsubscribe:
+      return { op: 'unsubscribe', id, subscription: cursor.integer('subscription', 1, requestIdMax) }
+    case op.credit:
+      return {
+        op: 'credit',
+        id,
+        messages: cursor.integer('messages', 0, limits.creditMessagesMax),
+        bytes: cursor.integer('bytes', 0, limits.creditBytesMax),
       }
     case op.hello:
       return readHello(head)
@@ -388,8 +412,7 @@ const noItems: LeasedRange[] = []
 export function decodeServerFrame(bytes: Uint8Array): ServerFrame {
   const head = openFrame(bytes)
   const { nr, id } = head
-  // PUSH answers SUBSCRIBE, which this version does not send.
-  const isServers = (serverOps.has(nr) && nr !== op.push) || nr === op.heartbeat
+  const isServers = serverOps.has(nr) || nr === op.heartbeat
   if (!isServers) throw unknownVersion(`the server sent operation ${nr}`)
   if (nr !== op.error) {
     checkId(head, nr === op.heartbeat || nr === op.helloOk || nr === op.goAway ? 'zero' : 'request')
@@ -413,6 +436,8 @@ function readServerFrame(head: Head): ServerFrame {
       }
     case op.delivered:
       return { op: 'delivered', id, deliveries: readDeliveries(cursor) }
+    case op.push:
+      return { op: 'push', id, deliveries: readDeliveries(cursor) }
     case op.settled:
       return { op: 'settled', id, refused: readRefused(cursor) }
     case op.ok:
@@ -699,6 +724,15 @@ const copiedBatchBytesMax = 8 << 10
 
 /** A DELIVERED as chunks to be written one after the other. Large batches are among them as they are, uncopied. */
 export function encodeDelivered(id: number, deliveries: readonly Delivery[]): Uint8Array[] {
+  return encodeDeliveries(op.delivered, id, deliveries)
+}
+
+/** A PUSH, as `encodeDelivered`. */
+export function encodePush(id: number, deliveries: readonly Delivery[]): Uint8Array[] {
+  return encodeDeliveries(op.push, id, deliveries)
+}
+
+function encodeDeliveries(nr: number, id: number, deliveries: readonly Delivery[]): Uint8Array[] {
   let bytesMax = 5
   let batchBytes = 0
   for (const { deliveryCount, batch } of deliveries) {
@@ -707,7 +741,7 @@ export function encodeDelivered(id: number, deliveries: readonly Delivery[]): Ui
     if (batch.length <= copiedBatchBytesMax) bytesMax += batch.length
     else batchBytes += batch.length
   }
-  const start = begin(op.delivered, id, 1, bytesMax)
+  const start = begin(nr, id, 1, bytesMax)
   const chunks: Uint8Array[] = []
   let chunkAt = start
   out.arrayHead(deliveries.length)
@@ -809,6 +843,24 @@ export function encodeClientFrame(frame: ClientFrame): Uint8Array {
       return heartbeatFrame
     case 'cancel':
       return encodeFrame([op.cancel, frame.id])
+    case 'credit': {
+      const start = begin(op.credit, frame.id, 2, 2 * integerBytes)
+      out.integer(frame.messages)
+      out.integer(frame.bytes)
+      return end(start)
+    }
+    case 'subscribe': {
+      const start = begin(op.subscribe, frame.id, 6, idBytes + 5 * integerBytes)
+      out.hex16(frame.queueId)
+      out.integerOrNil(frame.partition)
+      out.integer(frame.messages)
+      out.integer(frame.bytes)
+      out.integerOrNil(frame.visibilityTimeoutMs)
+      out.integer(frame.mode)
+      return end(start)
+    }
+    case 'unsubscribe':
+      return encodeFrame([op.unsubscribe, frame.id, frame.subscription])
     case 'lookup':
       return encodeFrame([op.lookup, frame.id, frame.name])
     case 'createQueue':
@@ -878,6 +930,8 @@ export function encodeServerFrame(frame: ServerFrame): Uint8Array {
     }
     case 'delivered':
       return oneChunk(encodeDelivered(frame.id, frame.deliveries))
+    case 'push':
+      return oneChunk(encodePush(frame.id, frame.deliveries))
     case 'settled': {
       const { refused } = frame
       const start = begin(op.settled, frame.id, 1, 5 + integerBytes * (refused?.length ?? 0))

@@ -131,11 +131,35 @@ export interface ExtendRequest {
   items: LeasedRange[]
 }
 
+/** A standing receive, which the id names until it is answered. */
+export interface SubscribeRequest {
+  op: 'subscribe'
+  id: RequestId
+  queueId: QueueId
+  /** null: any partition that the node leads. */
+  partition: PartitionId | null
+  /** Credit: messages and bytes of batches that may be pushed. */
+  messages: number
+  bytes: number
+  visibilityTimeoutMs: number | null
+  mode: number
+}
+
+/** More credit for a subscription; it has no answer. */
+export interface Credit {
+  op: 'credit'
+  /** The subscription's. */
+  id: RequestId
+  messages: number
+  bytes: number
+}
+
 /** Everything a client may send. */
 export type ClientFrame =
   | Hello
   | { op: 'heartbeat' }
   | { op: 'cancel'; id: RequestId }
+  | Credit
   | { op: 'lookup'; id: RequestId; name: string }
   | { op: 'createQueue'; id: RequestId; name: string; options: Record<string, unknown> }
   | { op: 'listQueues'; id: RequestId; after: string | null; limit: number }
@@ -145,6 +169,8 @@ export type ClientFrame =
   | ReceiveRequest
   | SettleRequest
   | ExtendRequest
+  | SubscribeRequest
+  | { op: 'unsubscribe'; id: RequestId; subscription: RequestId }
   /** Known to the protocol, not yet to this version; answered UNSUPPORTED. `nr` is the operation's number. */
   | { op: 'unsupported'; id: RequestId; nr: number }
   /** Between nodes only; answered FORBIDDEN. */
@@ -203,5 +229,7 @@ export type ServerFrame =
       storage: number
     }
   | { op: 'delivered'; id: RequestId; deliveries: Delivery[] }
+  /** To a subscription, which goes on: no answer. */
+  | { op: 'push'; id: RequestId; deliveries: Delivery[] }
   /** Flat `offset, count` pairs of what was refused. */
   | { op: 'settled'; id: RequestId; refused: number[] | null }

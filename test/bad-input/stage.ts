@@ -349,6 +349,18 @@ export function receiveFields(queue: KnownQueue, fields: Partial<Record<string, 
   })
 }
 
+export function subscribeFields(queue: KnownQueue, fields: Partial<Record<string, unknown>> = {}): unknown[] {
+  return Object.values({
+    queueId: queue.id,
+    partition: null,
+    messages: 10,
+    bytes: 1 << 20,
+    visibilityTimeoutMs: null,
+    mode: 0,
+    ...fields,
+  })
+}
+
 export function settleFields(queue: KnownQueue, fields: Partial<Record<string, unknown>> = {}): unknown[] {
   return Object.values({
     queueId: queue.id,

@@ -1,5 +1,7 @@
 /** Queues and messages by the command, against a broker that the command started. */
+import { once } from 'node:events'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
 import t, { type Test } from 'tap'
 import { assertOneLine, firstLine, runOn, startBroker } from './process.ts'
 
@@ -137,6 +139,45 @@ t.test('receive --wait gets what is sent meanwhile', async (t) => {
     broker.run(['send', 'orders', 'hello']),
   ])
   t.equal(received.stdout, 'hello\n')
+})
+
+t.test('receive --follow prints what comes, until so many or until interrupted', async (t) => {
+  const broker = await brokerWithQueue(t, '--visibility-timeout', '1s')
+  await broker.run(['send', 'orders', '-'], { input: 'one\ntwo\nthree\n' })
+  const some = await broker.run(['receive', 'orders', '--follow', '--max', '2', '--ack', '--json'])
+  t.equal(some.code, 0)
+  t.match(
+    some.stdout
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line)),
+    [
+      { body: 'one', deliveryCount: 1 },
+      { body: 'two', deliveryCount: 1 },
+    ],
+  )
+  const child = runOn(t, ['receive', 'orders', '--follow', '--ack', '--server', broker.listen])
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+  t.equal((await lines.next()).value, 'three', 'what was fetched beyond the two')
+  await broker.run(['send', 'orders', 'four'])
+  t.equal((await lines.next()).value, 'four')
+  child.kill('SIGINT')
+  const [code] = await once(child, 'exit')
+  t.equal(code, 0)
+  const info = JSON.parse((await broker.run(['queue', 'info', 'orders', '--json'])).stdout)
+  t.strictSame(info.messages, { ready: 0, leased: 0, delayed: 0 })
+})
+
+t.test('receive --follow without --ack: receipts, and the leases are left to whoever has them', async (t) => {
+  const broker = await brokerWithQueue(t)
+  await broker.run(['send', 'orders', 'hello'])
+  const { code, stdout } = await broker.run(['receive', 'orders', '--follow', '--max', '1'])
+  t.equal(code, 0)
+  const [body, receipt] = stdout.trimEnd().split('\t')
+  t.equal(body, 'hello')
+  t.match(receipt, receiptForm)
+  const wait = await broker.run(['receive', 'orders', '--follow', '--wait', '1s'])
+  t.equal(wait.code, 2)
 })
 
 t.test('a queue that is missing: 1, and the ones with near names are told', async (t) => {

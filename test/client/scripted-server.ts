@@ -158,7 +158,11 @@ export class Line {
       case 'receive':
         return this.send({ op: 'delivered', id, deliveries: [] })
       case 'cancel':
+      case 'credit':
+      case 'subscribe':
         return
+      case 'unsubscribe':
+        return this.send({ op: 'ok', id, result: null })
       case 'listQueues':
         return this.send({ op: 'ok', id, result: [] })
       case 'createQueue':
@@ -205,12 +209,20 @@ function said(frame: ClientFrame): string {
   switch (frame.op) {
     case 'send':
       return `send ${frame.partition} #${frame.sequence} ${bodiesOf(frame).join(' ')}`
-    case 'settle':
-      return `settle ${frame.partition} #${frame.sequence} ${rangesOf(frame)}`
+    case 'settle': {
+      const { action, options } = frame
+      const what = ['settle', 'nack', 'release', 'dead-letter'][action]!
+      const how = options === null ? '' : ` ${JSON.stringify(options)}`
+      return `${what} ${frame.partition} #${frame.sequence} ${rangesOf(frame)}${how}`
+    }
     case 'extend':
       return `extend ${frame.partition} by ${frame.extendMs} ${rangesOf(frame)}`
     case 'receive':
       return `receive ${frame.max}, wait ${frame.waitMs}`
+    case 'subscribe':
+      return `subscribe ${frame.messages}`
+    case 'credit':
+      return `credit ${frame.messages}`
     case 'lookup':
     case 'createQueue':
     case 'deleteQueue':
@@ -219,6 +231,7 @@ function said(frame: ClientFrame): string {
     case 'hello':
     case 'heartbeat':
     case 'cancel':
+    case 'unsubscribe':
     case 'listQueues':
     case 'unsupported':
     case 'forbidden':

@@ -69,7 +69,7 @@ async function setUp() {
       throw error
     },
   }
-  const handler = { handle: () => {}, drained: () => {} }
+  const handler = { handle: () => {}, credit: () => undefined, drained: () => {} }
   const listener = await Listener.open(env, { host: 'broker', port: 7650 }, backend, handler)
   listener.accept()
   const connect = () => {

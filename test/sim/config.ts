@@ -39,6 +39,9 @@ export const operationKinds = [
   'release',
   'letExpire',
   'reconnect',
+  'consume',
+  'consumeBatches',
+  'work',
 ] as const
 export type OperationKind = (typeof operationKinds)[number]
 
@@ -62,6 +65,7 @@ export interface SimConfig {
   readonly bodyBytesMax: number
   readonly batchMax: number
   readonly receiveMax: number
+  readonly prefetchMax: number
   readonly waitMsMax: number
   readonly visibilityTimeoutMsMax: number
   /** Of each operation: it has a short time-out, so that unknown outcomes come up. */
@@ -104,7 +108,7 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
     },
   }))
   const weights = {} as Record<OperationKind, number>
-  for (const kind of operationKinds) weights[kind] = maybe(0.8, () => random.between(0.2, 1), 0)
+  for (const kind of operationKinds.slice(0, -3)) weights[kind] = maybe(0.8, () => random.between(0.2, 1), 0)
   weights.send = Math.max(weights.send, 0.3) * 3
   weights.sendBatch *= 1.5
   weights.receive = Math.max(weights.receive, 0.3) * 4
@@ -113,6 +117,12 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
   weights.createQueue *= 0.1
   weights.reconnect *= 0.1
   weights.letExpire *= 0.3
+  // From a stream of their own: what else a seed chooses does not depend on them.
+  const consumers = new SeededRandom(seed).fork('consumers')
+  const consume = consumers.chance(0.7)
+  for (const kind of ['consume', 'consumeBatches', 'work'] as const) {
+    weights[kind] = consume && consumers.chance(0.7) ? consumers.between(0.1, 1) : 0
+  }
   const chaos = {} as Record<ChaosAction, number>
   for (const action of chaosActions) chaos[action] = maybe(0.45, () => random.between(0.1, 1), 0)
 
@@ -150,6 +160,7 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
     bodyBytesMax: random.pick([40, 40, 300, 3000]),
     batchMax: random.pick([3, 20, 100]),
     receiveMax: random.pick([1, 5, 50]),
+    prefetchMax: consumers.pick([1, 10, 300]),
     waitMsMax: random.pick([0, 100, 2000]),
     visibilityTimeoutMsMax,
     shortTimeoutChance: maybe(0.4, () => random.unit() * 0.2, 0),

@@ -80,6 +80,19 @@ export const plantedBugs: readonly PlantedBug[] = [
     return this.#work.encode(id, { ...this.as, producerId })`,
   },
   {
+    name: 'a loop that is left settles what it never handed out',
+    file: 'src/client/subscription.ts',
+    find: `acker.settle(releasing, each, target, dueMs, undefined)`,
+    replace: `acker.settle({ action: 0, options: null }, each, target, dueMs, undefined)`,
+  },
+  {
+    name: 'a push is sent twice',
+    file: 'src/broker/subscription.ts',
+    find: `    this.#session.push(this.#id, deliveries)`,
+    replace: `    this.#session.push(this.#id, deliveries)
+    this.#session.push(this.#id, deliveries)`,
+  },
+  {
     name: 'an expired message is delivered again before its failure is on the disk',
     file: 'src/partition/leader.ts',
     find: `      this.#onceCommitted(undefined, undefined, ranges)

@@ -119,6 +119,7 @@ export class Shadow {
   readonly #firsts = new Map<string, Map<number, [number, number]>>()
   readonly #queues: ReadonlyMap<string, QueueOptions>
   readonly #startMs: number
+  readonly #unordered = new Set<string>()
   #crashes = 0
   #clockJumped = false
 
@@ -342,6 +343,19 @@ export class Shadow {
     }
   }
 
+  /** Its holder may end the lease at any time from now on: it is promised to nobody any more. */
+  givenUp(receipt: string): void {
+    this.#byReceipt.get(receipt)!.grant.goodUntilMs = -Infinity
+  }
+
+  /**
+   * Messages of this queue that were delivered and seen by nobody may be given back, and come for the first time once
+   * more: behind others, then.
+   */
+  mayComeBack(queue: string): void {
+    this.#unordered.add(queue)
+  }
+
   extendBegan(receipt: string, extendMs: number): void {
     const { grant } = this.#byReceipt.get(receipt)!
     grant.goodUntilMs = Math.min(grant.goodUntilMs, this.#nowMs() + extendMs)
@@ -381,6 +395,7 @@ export class Shadow {
       )
     }
     for (const [where, leases] of this.#firsts) {
+      if (this.#unordered.has(where.slice(0, where.indexOf('/')))) continue
       let before = -1
       for (const [lease, [lowest, highest]] of [...leases].sort(([a], [b]) => a - b)) {
         if (lowest <= before) {
@@ -459,6 +474,7 @@ export class Shadow {
   }
 
   #noteFirst(place: Place, grant: Grant): void {
+    if (this.#unordered.has(place.queue)) return
     const key = `${place.queue}/${place.partition} in epoch ${grant.epoch}`
     let leases = this.#firsts.get(key)
     if (leases === undefined) this.#firsts.set(key, (leases = new Map()))

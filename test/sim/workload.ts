@@ -244,6 +244,12 @@ export class Client {
       }
       case 'reconnect':
         return this.#close()
+      case 'consume':
+        return this.#consume(mq, queue)
+      case 'consumeBatches':
+        return this.#consumeBatches(mq, queue)
+      case 'work':
+        return this.#work(mq, queue)
     }
   }
 
@@ -388,6 +394,155 @@ export class Client {
       })
     }
     return messages
+  }
+
+  /** For a loop or a worker: how much it fetches, and for how long the broker leases that. */
+  #consumeOptions(): { prefetch: number; visibilityTimeoutMs?: number } {
+    const { prefetchMax, visibilityTimeoutMsMax } = this.#workload.config
+    return {
+      prefetch: 1 + this.#random.int(prefetchMax),
+      ...(this.#random.chance(0.3)
+        ? { visibilityTimeoutMs: 50 + this.#random.int(visibilityTimeoutMsMax) }
+        : {}),
+    }
+  }
+
+  /** Notes what a loop or a worker got. The lease was granted after that began, and is only ever prolonged. */
+  #noteDelivered(
+    operation: Operation,
+    queue: string,
+    messages: readonly Message[],
+    visibilityTimeoutMs: number | undefined,
+    crashesBefore: number,
+  ): void {
+    const { history, shadow } = this.#workload
+    const got = messages.map((m) => `${m.id}×${m.deliveryCount}`).join(' ')
+    history.note(`${this.name} #${operation.number} got ${got}`)
+    for (const { id, body, headers, deliveryCount, receipt } of messages) {
+      shadow.delivered({
+        queue,
+        id,
+        body,
+        headers,
+        deliveryCount,
+        receipt,
+        receiveBeganMs: operation.beginMs,
+        visibilityTimeoutMs: visibilityTimeoutMs ?? this.#workload.visibilityTimeoutMs(queue),
+        crashesBefore,
+      })
+    }
+  }
+
+  /** A loop over messages, left in one way or another after a while. */
+  async #loop<T>(
+    what: string,
+    begin: () => AsyncIterableIterator<T, undefined>,
+    queue: string,
+    got: (operation: Operation, item: T, crashesBefore: number) => Promise<void>,
+  ): Promise<void> {
+    const { history, shadow } = this.#workload
+    const crashesBefore = shadow.crashes
+    const operation = history.begin(this.name, what)
+    const most = 1 + this.#random.int(100)
+    let loop: AsyncIterableIterator<T, undefined> | null = null
+    const timer = this.process.env.clock.after(this.#random.between(0, 3000), () => void loop?.return?.())
+    let count = 0
+    try {
+      loop = begin()
+      for await (const item of loop) {
+        await got(operation, item, crashesBefore)
+        if (++count >= most) break
+      }
+      history.end(operation, 'ok', '', String(count))
+    } catch (error) {
+      const { outcome, code } = outcomeOf(error)
+      history.end(operation, outcome, code, String(count))
+    }
+    shadow.mayComeBack(queue)
+    timer.cancel()
+  }
+
+  async #consume(mq: MqClient, queue: string): Promise<void> {
+    const options = this.#consumeOptions()
+    const { prefetch, visibilityTimeoutMs } = options
+    const loop = () => mq.consume(queue, options)
+    await this.#loop(
+      `consume ${queue} ${prefetch}`,
+      loop,
+      queue,
+      async (operation, message, crashesBefore) => {
+        this.#noteDelivered(operation, queue, [message], visibilityTimeoutMs, crashesBefore)
+        const held = { queue, message }
+        const chance = this.#random.unit()
+        if (chance < 0.5) await this.#ack(mq, queue, [held], 'ack')
+        else if (chance < 0.8) {
+          this.#ack(mq, queue, [held], 'ack').catch((error: unknown) => this.#workload.fail(error))
+        } else if (chance < 0.9) this.#held.push(held)
+        else this.#retire(held)
+        if (this.#random.chance(0.2)) await this.#sleep(this.#random.between(0, 200))
+      },
+    )
+  }
+
+  async #consumeBatches(mq: MqClient, queue: string): Promise<void> {
+    const { history, shadow } = this.#workload
+    const options = { ...this.#consumeOptions(), max: 1 + this.#random.int(50) }
+    const { prefetch, visibilityTimeoutMs, max } = options
+    const loop = () => mq.consumeBatches(queue, options)
+    await this.#loop(
+      `consumeBatches ${queue} ${prefetch} ${max}`,
+      loop,
+      queue,
+      async (consuming, batch, crashesBefore) => {
+        const { messages } = batch
+        this.#noteDelivered(consuming, queue, messages, visibilityTimeoutMs, crashesBefore)
+        if (this.#random.chance(0.1)) return
+        const operation = history.begin(this.name, `ackBatch ${messages.length}`)
+        for (const { receipt } of messages) shadow.ackBegan(receipt)
+        try {
+          await batch.ack(this.#limits())
+          history.end(operation, 'ok', '', '')
+          for (const { receipt } of messages) shadow.ackEnded(receipt, 'ok', '')
+        } catch (error) {
+          const { outcome, code } = outcomeOf(error)
+          history.end(operation, outcome, code, '')
+          // That is said of one of them; of the others nobody knows.
+        }
+      },
+    )
+  }
+
+  /** A worker for a while, whose handler takes its time and sometimes throws. */
+  async #work(mq: MqClient, queue: string): Promise<void> {
+    const { history, shadow } = this.#workload
+    const options = { ...this.#consumeOptions(), concurrency: 1 + this.#random.int(8) }
+    const { prefetch, visibilityTimeoutMs, concurrency } = options
+    const crashesBefore = shadow.crashes
+    const operation = history.begin(this.name, `work ${queue} ${concurrency} ${prefetch}`)
+    let count = 0
+    const handler = async (message: Message): Promise<void> => {
+      count++
+      this.#noteDelivered(operation, queue, [message], visibilityTimeoutMs, crashesBefore)
+      if (this.#random.chance(0.5)) await this.#sleep(this.#random.between(0, 300))
+      if (this.#random.chance(0.1)) {
+        shadow.givenUp(message.receipt)
+        throw new Error('does not want it')
+      }
+      // What comes of it the worker keeps to itself.
+      shadow.ackBegan(message.receipt)
+    }
+    try {
+      const worker = mq.work(queue, handler, options)
+      await this.#sleep(this.#random.between(0, 3000))
+      const closing = worker.close({ graceMs: this.#random.int(500) })
+      await closing
+      // Handlers that are given up may throw later, and what they had is released.
+      shadow.mayComeBack(queue)
+      history.end(operation, 'ok', worker.error?.code ?? '', String(count))
+    } catch (error) {
+      const { outcome, code } = outcomeOf(error)
+      history.end(operation, outcome, code, '')
+    }
   }
 
   async #ack(mq: MqClient, queue: string, some: readonly Held[], how: 'ack' | 'ackMany'): Promise<void> {

@@ -155,7 +155,24 @@ export const clientFrames: fc.Arbitrary<ClientFrame> = fc.oneof(
   fc.record({
     op: fc.constant('unsupported' as const),
     id,
-    nr: fc.constantFrom(5, 15, 16, 17, 18, 19, 24, 25),
+    nr: fc.constantFrom(15, 16, 17, 18, 19),
+  }),
+  fc.record({
+    op: fc.constant('subscribe' as const),
+    id,
+    queueId,
+    partition: fc.option(partition),
+    messages: upTo(limits.creditMessagesMax),
+    bytes: upTo(limits.creditBytesMax),
+    visibilityTimeoutMs: fc.option(from1To(limits.visibilityTimeoutMsMax)),
+    mode: upTo(1),
+  }),
+  fc.record({ op: fc.constant('unsubscribe' as const), id, subscription: from1To(0xffff_ffff) }),
+  fc.record({
+    op: fc.constant('credit' as const),
+    id,
+    messages: upTo(limits.creditMessagesMax),
+    bytes: upTo(limits.creditBytesMax),
   }),
   fc.record({ op: fc.constant('forbidden' as const), id, nr: fc.integer({ min: 64, max: 127 }) }),
 )
@@ -213,7 +230,7 @@ export const serverFrames: fc.Arbitrary<ServerFrame> = fc.oneof(
     confirm: upTo(2),
     storage: upTo(1),
   }),
-  fc.record({ op: fc.constant('delivered' as const), id, deliveries }),
+  fc.record({ op: fc.constantFrom('delivered', 'push'), id, deliveries }),
   fc.record({
     op: fc.constant('settled' as const),
     id,

@@ -1,0 +1,204 @@
+/** Loops over messages: `consume` and `consumeBatches`. */
+import { MqError } from '../errors.ts'
+import { limits } from '../types.ts'
+import { acking, releasing, type Settling } from './acker.ts'
+import type { Core } from './core.ts'
+import { nacking, type Message } from './message.ts'
+import { checkInteger, checkSignal, type CallOptions, type NackOptions } from './options.ts'
+import { Subscription, type SubscriptionContext, type SubscriptionSpec } from './subscription.ts'
+
+export interface ConsumeOptions {
+  /** Messages at most that have come and are not settled, 1 to 65,536. Default 256. */
+  prefetch?: number | undefined
+  /** How long they are leased, in milliseconds. Default: the queue's; 1 to 12 hours. */
+  visibilityTimeoutMs?: number | undefined
+  /**
+   * Whether the lease of a message that was handed out is renewed until it is settled. Default true. With false it
+   * runs out as one of `receive` does, and `prefetch` counts only what was not handed out.
+   */
+  renew?: boolean | undefined
+  /** Ends the loop: it throws ABORTED. */
+  signal?: AbortSignal | undefined
+}
+
+export interface ConsumeBatchesOptions extends ConsumeOptions {
+  /** Messages in a batch at most, 1 (default 100) to 10,000. `prefetch` is twice as many, or 256, by default. */
+  max?: number | undefined
+}
+
+const prefetchDefault = 256
+const batchDefault = 100
+
+/** @throws MqError INVALID_FIELD, INVALID_OPTION, ABORTED */
+export function consumeSpec(name: string, options: ConsumeOptions, least = 1): SubscriptionSpec {
+  const { prefetch, visibilityTimeoutMs, renew = true } = options
+  const byDefault = Math.min(Math.max(prefetchDefault, 2 * least), limits.creditMessagesMax)
+  if (typeof renew !== 'boolean') throw new MqError('INVALID_OPTION', "'renew' must be true or false")
+  return {
+    name,
+    prefetch: checkInteger('prefetch', prefetch ?? byDefault, 1, limits.creditMessagesMax),
+    visibilityTimeoutMs:
+      visibilityTimeoutMs === undefined
+        ? null
+        : checkInteger('visibilityTimeoutMs', visibilityTimeoutMs, 1, limits.visibilityTimeoutMsMax),
+    keeps: renew,
+    signal: checkSignal(options.signal),
+  }
+}
+
+interface Waiting<T> {
+  readonly resolve: (result: IteratorResult<T, undefined>) => void
+  readonly reject: (error: MqError) => void
+}
+
+/** What `consume` and `consumeBatches` return: for one loop. */
+export class Consumer<T> implements AsyncIterableIterator<T, undefined> {
+  readonly #subscription: Subscription
+  readonly #take: () => T | null
+  /** Calls of `next` that found nothing, oldest first. */
+  readonly #waiting: Waiting<T>[] = []
+  /** It has thrown, or was left. */
+  #isDone = false
+
+  private constructor(subscription: Subscription, take: () => T | null) {
+    this.#subscription = subscription
+    this.#take = take
+    subscription.onChange = () => this.#onChange()
+  }
+
+  /** @internal */
+  static ofMessages(subscription: Subscription): Consumer<Message> {
+    return new Consumer(subscription, () => subscription.take()?.message ?? null)
+  }
+
+  /** @internal */
+  static ofBatches(
+    core: Core,
+    context: SubscriptionContext,
+    queue: string,
+    options: ConsumeBatchesOptions,
+  ): Consumer<Batch> {
+    const max = checkInteger('max', options.max ?? batchDefault, 1, limits.batchMessagesMax)
+    const subscription = new Subscription(context, consumeSpec(queue, options, max))
+    return new Consumer(subscription, () => {
+      const messages: Message[] = []
+      while (messages.length < max) {
+        const taken = subscription.take()
+        if (taken === null) break
+        messages.push(taken.message)
+      }
+      return messages.length === 0 ? null : new Batch(core, messages)
+    })
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this
+  }
+
+  /** The next, as soon as there is one. */
+  next(): Promise<IteratorResult<T, undefined>> {
+    if (this.#isDone) return Promise.resolve(done)
+    this.#subscription.start()
+    if (this.#waiting.length === 0) {
+      const value = this.#take()
+      if (value !== null) return Promise.resolve({ value, done: false })
+    }
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ resolve, reject })
+      this.#onChange()
+    })
+  }
+
+  /** Leaves the loop: what was not handed out is released. */
+  return(): Promise<IteratorResult<T, undefined>> {
+    this.#isDone = true
+    this.#subscription.end()
+    this.#subscription.letGo()
+    this.#onChange()
+    return Promise.resolve(done)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return()
+  }
+
+  #onChange(): void {
+    const { isOver } = this.#subscription
+    if (isOver) this.#subscription.letGo()
+    while (this.#waiting.length > 0) {
+      const value = isOver || this.#isDone ? null : this.#take()
+      if (value !== null) {
+        this.#waiting.shift()!.resolve({ value, done: false })
+        continue
+      }
+      if (!isOver && !this.#isDone) return
+      const { resolve, reject } = this.#waiting.shift()!
+      const { error } = this.#subscription
+      if (error !== null && !this.#isDone) reject(error)
+      else resolve(done)
+      this.#isDone = true
+    }
+  }
+}
+
+const done = Object.freeze({ value: undefined, done: true as const })
+
+/** Messages that came together. */
+export class Batch {
+  readonly messages: readonly Message[]
+  readonly #core: Core
+
+  /** @internal */
+  constructor(core: Core, messages: readonly Message[]) {
+    this.#core = core
+    this.messages = messages
+  }
+
+  /**
+   * Acks all: resolves once that is on disk.
+   * @throws MqError the first that a message was refused with, LEASE_LOST above all, when all have been answered; the
+   *   others are acked
+   */
+  ack(options: CallOptions = {}): Promise<void> {
+    return this.#settle(acking, options)
+  }
+
+  /** All failed: they are ready again, after `delayMs`. @throws MqError as `ack` */
+  nack(options: NackOptions = {}): Promise<void> {
+    return this.#settle(nacking(options), options)
+  }
+
+  /** All are ready again, and did not fail. @throws MqError as `ack` */
+  release(options: CallOptions = {}): Promise<void> {
+    return this.#settle(releasing, options)
+  }
+
+  #settle(how: Settling, options: CallOptions): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#core.checkOpen()
+      checkSignal(options.signal)
+      let left = this.messages.length
+      let first: MqError | null = null
+      const end = (): void => {
+        if (--left > 0) return
+        if (first === null) resolve()
+        else reject(first)
+      }
+      const target = {
+        settled: end,
+        failed: (error: MqError) => {
+          first ??= error
+          end()
+        },
+      }
+      for (const message of this.messages) {
+        try {
+          message.settle(how, options, target)
+        } catch (error) {
+          if (!(error instanceof MqError)) throw error
+          target.failed(error)
+        }
+      }
+    })
+  }
+}
