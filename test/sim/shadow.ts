@@ -343,9 +343,12 @@ export class Shadow {
     }
   }
 
-  /** Its holder may end the lease at any time from now on: it is promised to nobody any more. */
+  /** Its holder may nack or release it at any time from now on: it is promised to nobody any more. */
   givenUp(receipt: string): void {
-    this.#byReceipt.get(receipt)!.grant.goodUntilMs = -Infinity
+    const { grant } = this.#byReceipt.get(receipt)!
+    grant.goodUntilMs = -Infinity
+    grant.releases++
+    grant.returns++
   }
 
   /**
