@@ -1,5 +1,6 @@
 /** The client: what users of `mq-broker` import. No server code, no native addon. */
 import { connectWith } from './client/connect.ts'
+import { inProcess } from './client/in-process.ts'
 import type { MqClient } from './client/client.ts'
 import type { ConnectOptions } from './client/options.ts'
 import { systemClock, systemRandom } from './system.ts'
@@ -30,5 +31,6 @@ export type {
  * @throws MqError DISCONNECTED when no broker answers within `timeoutMs` (5,000); INVALID_OPTION, UNSUPPORTED, ABORTED
  */
 export function connect(options: ConnectOptions = {}): Promise<MqClient> {
-  return connectWith({ clock: systemClock, random: systemRandom, network: socketNetwork }, options)
+  const env = inProcess.envOf(options.servers)
+  return connectWith(env ?? { clock: systemClock, random: systemRandom, network: socketNetwork }, options)
 }
