@@ -10,6 +10,7 @@ import { EmbeddedStore, type QueueRecord } from '../coordinator/embedded.ts'
 import type { Address, Env, Timer } from '../env.ts'
 import { MqError } from '../errors.ts'
 import { Listener } from '../frontend/listener.ts'
+import { Meters, type Measured, type QueueFigures } from '../observe/metrics.ts'
 import { logDefaults, SharedLog, type LogOptions } from '../storage/log.ts'
 import type { QueueId } from '../types.ts'
 import { Commands } from './commands.ts'
@@ -69,6 +70,8 @@ export interface Broker {
    * resolves too, and the data directory is locked until the process ends.
    */
   stop(): Promise<void>
+  /** For metrics. */
+  readonly measured: Measured
   /** For tests and the simulator. */
   readonly internals: BrokerInternals
 }
@@ -93,13 +96,14 @@ export async function startBroker(env: Env, options: Partial<BrokerOptions> = {}
   return running
 }
 
-export class RunningBroker implements Broker {
+export class RunningBroker implements Broker, Measured {
   readonly env: Env
   readonly options: BrokerOptions
   readonly logger: Logger
   readonly failed: Promise<MqError>
   readonly queues = new Map<string, Queue>()
   readonly queuesById = new Map<QueueId, Queue>()
+  readonly meters = new Meters()
   #mode: 'starting' | 'serving' | 'stopping' | 'stopped' | 'failed' = 'starting'
   #meta: EmbeddedStore | null = null
   #log: SharedLog | null = null
@@ -140,6 +144,30 @@ export class RunningBroker implements Broker {
 
   get internals(): BrokerInternals {
     return { queues: this.queues, log: this.log }
+  }
+
+  get measured(): Measured {
+    return this
+  }
+
+  get connections(): number {
+    return this.#listener?.connections ?? 0
+  }
+
+  queueNames(): Iterable<string> {
+    return this.queues.keys()
+  }
+
+  figuresOf(name: string): QueueFigures | null {
+    return this.#mode === 'serving' ? (this.queues.get(name)?.figures() ?? null) : null
+  }
+
+  segmentsOf(name: string, into: Set<string>): void {
+    for (const partition of this.queues.get(name)?.partitions ?? []) partition.liveSegments(into)
+  }
+
+  segments(): SharedLog['segments'] {
+    return this.#log?.segments ?? []
   }
 
   get meta(): EmbeddedStore {
@@ -208,6 +236,7 @@ export class RunningBroker implements Broker {
       rolled: () => this.#checkpointAll(),
       relieved: () => this.#listener?.relieved(),
       full: (isFull) => this.#diskFull(isFull),
+      committed: (tookMs) => this.meters.commit.observeMs(tookMs),
     })
     for (const record of this.#meta.queues.values()) this.addQueue(this.openQueue(record, epoch))
     await this.#log.flushed()

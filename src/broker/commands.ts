@@ -10,6 +10,7 @@ import { limits, type PartitionId, type QueueId } from '../types.ts'
 import { lookupToResult } from '../wire/codec.ts'
 import { crcOf, largestMessageBytes, readBatch, validateAttributes } from '../wire/batch.ts'
 import type {
+  Delivery,
   ExtendRequest,
   LookupResult,
   ReceiveRequest,
@@ -99,10 +100,14 @@ export class Commands implements RequestHandler {
       )
     }
     if (view.hasAttributes) validateAttributes(view, supportedAttributes)
+    const { meters } = this.#broker
+    const { clock } = this.#broker.env
+    const begunMs = clock.monotonicMs()
     const to: ReplyTo = {
       answer: (reply) => {
         if (reply.kind === 'refused') return session.refuse(id, reply.error)
         invariant(reply.kind === 'sent', 'a send is answered as a send')
+        meters.sendConfirm.observeMs(clock.monotonicMs() - begunMs)
         session.answer(id, {
           op: 'sent',
           id,
@@ -162,6 +167,7 @@ export class Commands implements RequestHandler {
       canTake: () => session.canTake,
       deliver: (deliveries) => {
         this.#waitsNoMore(session, waiter)
+        this.#timeDeliveries(deliveries)
         session.answerDelivered(id, deliveries)
       },
       refuse: (error) => {
@@ -176,6 +182,14 @@ export class Commands implements RequestHandler {
       // Given up by CANCEL or by the end of the connection; the answer of a closed session goes nowhere.
       if (queue.cancel(waiter)) waiter.refuse(new MqError('CANCELLED', 'the receive was given up'))
     })
+  }
+
+  /** How long what is delivered for the first time had to wait; a look at each batch. */
+  #timeDeliveries(deliveries: readonly Delivery[]): void {
+    const nowMs = this.#broker.env.clock.nowMs()
+    for (const { deliveryCount, sentAtMs } of deliveries) {
+      if (deliveryCount === 1) this.#broker.meters.deliveryLatency.observeMs(nowMs - sentAtMs)
+    }
   }
 
   #waitsNoMore(session: Session, waiter: Waiter): void {

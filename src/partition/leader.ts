@@ -18,6 +18,7 @@ import { limits, type Epoch, type LeaseId, type Offset, type ProducerId } from '
 import { pack } from '../wire/msgpack.ts'
 import { encodeEntry, noProducer, type EntryHeader, type LogName } from './entry.ts'
 import { type PartitionState, type Outcome } from './fold.ts'
+import { Counts } from './counts.ts'
 import { Leases } from './leases.ts'
 import { encodeBody, failCause, type EntryBody, type Ranges } from './payload.ts'
 import { RangeMap, type Run } from './range-map.ts'
@@ -97,6 +98,8 @@ const producerEpochMax = 0xffff_ffff
 
 export class Leader<Ref> {
   readonly state: PartitionState
+  /** For metrics; nothing is decided by it. */
+  readonly counts = new Counts()
   readonly #name: LogName
   readonly #sink: LeaderSink<Ref>
   readonly #options: LeaderOptions
@@ -302,6 +305,7 @@ export class Leader<Ref> {
     for (let i = 0; i < ranges.length; i += 2) {
       invariant(this.#ready.covers(ranges[i]!, ranges[i + 1]!), 'only what is ready is leased')
       this.#ready.delete(ranges[i]!, ranges[i + 1]!)
+      this.counts.delivered += ranges[i + 1]! - ranges[i]!
     }
     return this.#leases.grant(this.state.epoch, ranges, now.monotonicMs + visibilityTimeoutMs)
   }
@@ -514,6 +518,7 @@ export class Leader<Ref> {
     }
     // The entry's own copy of the chain may be read back from a buffer that storage recycles: keep eight bytes.
     state.apply(header, body, Uint8Array.prototype.slice.call(entry, 4, 12))
+    this.counts.entry(body, header.count)
     this.#sink.append(entry, header.base, header.base + header.count)
   }
 
