@@ -7,9 +7,11 @@
  * A storage error: nothing is told any more, connections are cut, `failed` resolves; only a restart goes on.
  */
 import { EmbeddedStore, type QueueRecord } from '../coordinator/embedded.ts'
-import type { Address, Env, Timer } from '../env.ts'
+import type { Address, Env, Put, Timer } from '../env.ts'
 import { MqError } from '../errors.ts'
 import { Listener } from '../frontend/listener.ts'
+import { LimitedLog } from '../observe/limited-log.ts'
+import { Phases } from '../observe/phases.ts'
 import { Meters, type Measured, type QueueFigures } from '../observe/metrics.ts'
 import { logDefaults, SharedLog, type LogOptions } from '../storage/log.ts'
 import type { QueueId } from '../types.ts'
@@ -38,6 +40,8 @@ export interface BrokerOptions {
   heartbeatMs: number
   /** What a stop waits for the disk to take everything, in milliseconds. Default 5,000. */
   stopTimeoutMs: number
+  /** A commit that takes longer is logged, in milliseconds. Default 500. */
+  slowCommitMs: number
   /** For tests: everything else about the log. */
   logOptions: Partial<LogOptions>
 }
@@ -51,6 +55,7 @@ export const brokerDefaults: BrokerOptions = {
   segmentBytes: logDefaults.segmentBytes,
   heartbeatMs: 10_000,
   stopTimeoutMs: 5000,
+  slowCommitMs: 500,
   logOptions: {},
 }
 
@@ -115,12 +120,14 @@ export class RunningBroker implements Broker, Measured {
   #tellFailed!: (error: MqError) => void
   #stopped: Promise<void> | null = null
   #entriesRead = 0
+  readonly #slowLog: LimitedLog
   readonly #context: PartitionContext
 
   constructor(env: Env, options: BrokerOptions) {
     this.env = env
     this.options = options
     this.logger = options.log
+    this.#slowLog = new LimitedLog(options.log, env.clock)
     this.failed = new Promise((resolve) => (this.#tellFailed = resolve))
     this.#filled = new Promise((resolve) => (this.#tellFull = resolve))
     this.#context = {
@@ -193,15 +200,17 @@ export class RunningBroker implements Broker, Measured {
 
   async start(): Promise<void> {
     const { clock, store } = this.env
-    const begunMs = clock.monotonicMs()
+    const phases = new Phases(clock)
     await store.lock()
+    phases.end('lock')
     try {
       // Whichever comes first: every EPOCH_START on the disk, or the news that the disk won't take them.
-      const failed = await Promise.race([this.#recover(), this.failed, this.#filled])
+      const failed = await Promise.race([this.#recover(phases), this.failed, this.#filled])
       if (failed !== undefined) throw failed
       this.#commands = new Commands(this)
       this.#listener = await Listener.open(this.env, this.options.listen, this, this.#commands)
       this.#mode = 'serving'
+      phases.end('listen')
     } catch (error) {
       // Why it did not start says more than why something could not be closed, as a segment that is stuck.
       await this.#close().catch((closing: unknown) => {
@@ -215,14 +224,15 @@ export class RunningBroker implements Broker, Measured {
         queues: this.queues.size,
         segments: this.log.segmentCount,
         entriesRead: this.#entriesRead,
-        tookMs: Math.round(clock.monotonicMs() - begunMs),
+        tookMs: phases.totalMs,
+        phasesMs: phases.tookMs,
       },
       'recovered and serving',
     )
   }
 
   /** Everything of a start that the disk has a part in. */
-  async #recover(): Promise<undefined> {
+  async #recover(phases: Phases): Promise<undefined> {
     const { clock, random, store } = this.env
     const logOptions = { ...logDefaults, segmentBytes: this.options.segmentBytes, ...this.options.logOptions }
     this.#meta = await EmbeddedStore.open(store, clock, random, {
@@ -230,16 +240,21 @@ export class RunningBroker implements Broker, Measured {
       commitTimeoutMs: logOptions.commitTimeoutMs,
       failed: (error) => this.fail(error),
     })
+    phases.end('metadata')
     const epoch = await this.#meta.drawEpoch()
+    phases.end('epoch')
     this.#log = await SharedLog.open(store, clock, logOptions, {
       failed: (error) => this.fail(error),
       rolled: () => this.#checkpointAll(),
       relieved: () => this.#listener?.relieved(),
       full: (isFull) => this.#diskFull(isFull),
-      committed: (tookMs) => this.meters.commit.observeMs(tookMs),
+      committed: (tookMs, puts) => this.#committed(tookMs, puts),
     })
+    phases.end('segments')
     for (const record of this.#meta.queues.values()) this.addQueue(this.openQueue(record, epoch))
+    phases.end('partitions')
     await this.#log.flushed()
+    phases.end('firstCommit')
     return undefined
   }
 
@@ -302,6 +317,7 @@ export class RunningBroker implements Broker, Measured {
         )
     }
     await this.#close()
+    this.#slowLog.close()
     if (wasServing) this.logger.info({}, 'stopped')
   }
 
@@ -332,6 +348,14 @@ export class RunningBroker implements Broker, Measured {
 
   #checkpointAll(): void {
     for (const queue of this.queues.values()) for (const partition of queue.partitions) partition.checkpoint()
+  }
+
+  #committed(tookMs: number, puts: readonly Put[]): void {
+    this.meters.commit.observeMs(tookMs)
+    if (tookMs < this.options.slowCommitMs) return
+    let bytes = 0
+    for (const { value } of puts) bytes += value.length
+    this.#slowLog.write('warn', 'slow commit', { tookMs: Math.round(tookMs), records: puts.length, bytes })
   }
 
   #diskFull(isFull: boolean): void {

@@ -5,6 +5,7 @@
 import type { RequestHandler } from '../frontend/listener.ts'
 import type { Request, Session } from '../frontend/session.ts'
 import { invariant, MqError } from '../errors.ts'
+import { LimitedLog } from '../observe/limited-log.ts'
 import type { Reply } from '../partition/leader.ts'
 import { limits, type PartitionId, type QueueId } from '../types.ts'
 import { lookupToResult } from '../wire/codec.ts'
@@ -25,6 +26,9 @@ import type { Queue, Waiter } from './queue.ts'
 import { parseQueueOptions, sameOptions } from './queue-options.ts'
 import { similarNames } from './similar-names.ts'
 
+/** The request of one operation. */
+type Of<Op extends Request['op']> = Extract<Request, { op: Op }>
+
 /** Long polls that may wait on one connection. */
 const longPollsMax = 256
 const supportedAttributes: ReadonlySet<string> = new Set(['headers'])
@@ -33,6 +37,7 @@ const storageCode = { disk: 0, memory: 1 } as const
 
 export class Commands implements RequestHandler {
   readonly #broker: RunningBroker
+  readonly #log: LimitedLog
   /** Creations and deletions, one at a time. */
   #admin: Promise<void> = Promise.resolve()
   /** Receives that wait, and where; a session with none is not in it. */
@@ -40,6 +45,7 @@ export class Commands implements RequestHandler {
 
   constructor(broker: RunningBroker) {
     this.#broker = broker
+    this.#log = new LimitedLog(broker.logger, broker.env.clock)
   }
 
   handle(session: Session, request: Request, frame: Uint8Array, headroom: number): void {
@@ -55,9 +61,9 @@ export class Commands implements RequestHandler {
       case 'lookup':
         return this.#ok(session, request.id, lookupToResult(this.#lookup(request.name)))
       case 'createQueue':
-        return this.#exclusively(session, request.id, () => this.#createQueue(request.name, request.options))
+        return this.#exclusively(session, request.id, () => this.#createQueue(session, request))
       case 'deleteQueue':
-        return this.#exclusively(session, request.id, () => this.#deleteQueue(request.name))
+        return this.#exclusively(session, request.id, () => this.#deleteQueue(session, request))
       case 'describeQueue':
         return this.#ok(session, request.id, this.#named(request.name).describe(this.#broker.nodeId))
       case 'listQueues':
@@ -226,7 +232,7 @@ export class Commands implements RequestHandler {
     }
   }
 
-  async #createQueue(name: string, given: Record<string, unknown>): Promise<null> {
+  async #createQueue(session: Session, { name, options: given }: Of<'createQueue'>): Promise<null> {
     const options = parseQueueOptions(given)
     const existing = this.#broker.queues.get(name)
     if (existing !== undefined) {
@@ -249,14 +255,22 @@ export class Commands implements RequestHandler {
     await this.#broker.log.flushed()
     // Found any sooner, its partitions would refuse sends for a moment, and so mix up the order of a client's.
     this.#broker.addQueue(queue)
+    this.#note(session, 'queue created', { queue: name, options })
     return null
   }
 
-  async #deleteQueue(name: string): Promise<null> {
+  async #deleteQueue(session: Session, { name }: Of<'deleteQueue'>): Promise<null> {
     const queue = this.#named(name)
+    const { messages } = queue
     await this.#broker.meta.deleteQueue(name)
     this.#broker.closeQueue(queue)
+    this.#note(session, 'queue deleted', { queue: name, messages })
     return null
+  }
+
+  /** What was done to a queue as a whole, and who did it. */
+  #note(session: Session, what: string, fields: Readonly<Record<string, unknown>>): void {
+    this.#log.write('info', what, { ...fields, client: session.clientName, remote: session.remote })
   }
 
   #listQueues(after: string | null, limit: number): unknown[] {
