@@ -19,6 +19,7 @@ import { Commands } from './commands.ts'
 import { silentLogger, type Logger } from './logger.ts'
 import { Partition, type PartitionContext } from './partition.ts'
 import { Queue } from './queue.ts'
+import { SortedNames } from './sorted-names.ts'
 
 export type { Logger } from './logger.ts'
 
@@ -108,6 +109,8 @@ export class RunningBroker implements Broker, Measured {
   readonly failed: Promise<MqError>
   readonly queues = new Map<string, Queue>()
   readonly queuesById = new Map<QueueId, Queue>()
+  /** Of `queues`. */
+  readonly names = new SortedNames()
   readonly meters = new Meters()
   #mode: 'starting' | 'serving' | 'stopping' | 'stopped' | 'failed' = 'starting'
   #meta: EmbeddedStore | null = null
@@ -278,12 +281,14 @@ export class RunningBroker implements Broker, Measured {
 
   addQueue(queue: Queue): void {
     this.queues.set(queue.name, queue)
+    this.names.add(queue.name)
     this.queuesById.set(queue.id, queue)
   }
 
   /** Forgets a queue whose tombstone is durable; whoever waits on it hears QUEUE_DELETED. */
   closeQueue(queue: Queue): void {
     this.queues.delete(queue.name)
+    this.names.delete(queue.name)
     this.queuesById.delete(queue.id)
     const error = new MqError('QUEUE_DELETED', `queue ${queue.name} was deleted`)
     for (const partition of queue.partitions) partition.close(error)

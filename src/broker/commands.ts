@@ -8,7 +8,7 @@ import { invariant, MqError } from '../errors.ts'
 import { LimitedLog } from '../observe/limited-log.ts'
 import type { Reply } from '../partition/leader.ts'
 import { limits, type PartitionId, type QueueId } from '../types.ts'
-import { lookupToResult } from '../wire/codec.ts'
+import { lookupToResult, peekedToResult } from '../wire/codec.ts'
 import { crcOf, largestMessageBytes, readBatch, validateAttributes } from '../wire/batch.ts'
 import type {
   Delivery,
@@ -23,7 +23,9 @@ import { settleAction } from '../wire/messages.ts'
 import type { RunningBroker } from './broker.ts'
 import type { Partition, ReplyTo } from './partition.ts'
 import type { Queue, Waiter } from './queue.ts'
-import { parseQueueOptions, sameOptions } from './queue-options.ts'
+import { peek } from './peek.ts'
+import { purge } from './purge.ts'
+import { changeQueueOptions, parseQueueOptions, sameOptions } from './queue-options.ts'
 import { similarNames } from './similar-names.ts'
 
 /** The request of one operation. */
@@ -64,6 +66,12 @@ export class Commands implements RequestHandler {
         return this.#exclusively(session, request.id, () => this.#createQueue(session, request))
       case 'deleteQueue':
         return this.#exclusively(session, request.id, () => this.#deleteQueue(session, request))
+      case 'updateQueue':
+        return this.#exclusively(session, request.id, () => this.#updateQueue(session, request))
+      case 'purgeQueue':
+        return this.#purge(session, request)
+      case 'peek':
+        return this.#ok(session, request.id, peekedToResult(peek(this.#named(request.name), request.max)))
       case 'describeQueue':
         return this.#ok(session, request.id, this.#named(request.name).describe(this.#broker.nodeId))
       case 'listQueues':
@@ -268,14 +276,40 @@ export class Commands implements RequestHandler {
     return null
   }
 
+  async #updateQueue(session: Session, { name, options: change }: Of<'updateQueue'>): Promise<unknown> {
+    const queue = this.#named(name)
+    const options = changeQueueOptions(queue.optionsSet, change)
+    await this.#broker.meta.updateQueue(name, options)
+    queue.update(options)
+    this.#note(session, 'queue updated', { queue: name, change })
+    return { ...queue.options }
+  }
+
+  /** Not one after the other, as other changes are: it may take long, and harms none of them. */
+  #purge(session: Session, { id, name, dryRun }: Of<'purgeQueue'>): void {
+    const broker = this.#broker
+    if (!broker.serving) throw new MqError('STOPPING', 'the broker is stopping')
+    const queue = this.#named(name)
+    if (dryRun) {
+      const { ready, leased } = queue.describe(broker.nodeId).messages
+      return this.#ok(session, id, { messages: ready + leased })
+    }
+    const isOpen = (): boolean => broker.serving && broker.queuesById.has(queue.id)
+    purge(queue, broker.log, isOpen)
+      .then((messages) => {
+        this.#note(session, 'queue purged', { queue: name, messages })
+        this.#ok(session, id, { messages })
+      })
+      .catch((error: unknown) => this.#failed(session, id, error))
+  }
+
   /** What was done to a queue as a whole, and who did it. */
   #note(session: Session, what: string, fields: Readonly<Record<string, unknown>>): void {
     this.#log.write('info', what, { ...fields, client: session.clientName, remote: session.remote })
   }
 
   #listQueues(after: string | null, limit: number): unknown[] {
-    const names = [...this.#broker.queues.keys()].filter((name) => after === null || name > after).sort()
-    return names.slice(0, limit).map((name) => {
+    return this.#broker.names.after(after, limit).map((name) => {
       const { options, messages } = this.#broker.queues.get(name)!
       return { name, options, messages }
     })
@@ -292,12 +326,15 @@ export class Commands implements RequestHandler {
         if (!this.#broker.serving) throw new MqError('STOPPING', 'the broker is stopping')
         this.#ok(session, id, await run())
       } catch (error) {
-        if (!(error instanceof MqError))
-          this.#broker.fail(new MqError('INTERNAL', `a defect: ${String(error)}`))
-        else if (error.code === 'STORAGE_FAILED') this.#broker.fail(error)
-        else session.refuse(id, error)
+        this.#failed(session, id, error)
       }
     })
+  }
+
+  #failed(session: Session, id: RequestId, error: unknown): void {
+    if (!(error instanceof MqError)) this.#broker.fail(new MqError('INTERNAL', `a defect: ${String(error)}`))
+    else if (error.code === 'STORAGE_FAILED') this.#broker.fail(error)
+    else session.refuse(id, error)
   }
 
   #named(name: string): Queue {

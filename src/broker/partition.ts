@@ -132,6 +132,17 @@ export class Partition implements LeaderSink<ReplyTo> {
     }
   }
 
+  /** The batch that holds a live offset, for whoever only looks; null and the end of what cannot be read. */
+  look(offset: Offset): { entry: Entry | null; end: Offset } {
+    try {
+      const entry = this.#log.look(offset)
+      return { entry, end: entry.base + entry.count }
+    } catch (error) {
+      if (!(error instanceof CorruptEntry)) throw error
+      return { entry: null, end: this.#log.recordEnd(offset) }
+    }
+  }
+
   /** When the oldest message that is not settled was sent, in ms since 1970; null when there is none. */
   oldestMs(): number | null {
     const { live, timeMs } = this.leader.state

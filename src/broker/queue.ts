@@ -33,9 +33,10 @@ interface Waiting {
 export class Queue {
   readonly id: QueueId
   readonly name: string
-  readonly options: EffectiveQueueOptions
-  /** As set at creation: what an equal creation is compared with. */
-  readonly optionsSet: QueueOptions
+  /** In force; changed by `update` only. */
+  options: EffectiveQueueOptions
+  /** As set: what an equal creation is compared with. */
+  optionsSet: QueueOptions
   readonly partitions: Partition[] = []
   readonly #clock: Clock
   /** In order of arrival. */
@@ -50,6 +51,12 @@ export class Queue {
     this.optionsSet = options
     this.options = effectiveOptions(options)
     this.#clock = clock
+  }
+
+  /** Its options are these from now on; leases that were granted stay as they are. */
+  update(options: QueueOptions): void {
+    this.optionsSet = options
+    this.options = effectiveOptions(options)
   }
 
   get messages(): number {

@@ -60,7 +60,8 @@ export async function connectWith(env: ClientEnv, options: ConnectOptions = {}):
     if (failsOffline) core.activity.abandon('DISCONNECTED')
   }
   await opened(session, env, settings.timeoutMs, settings.signal)
-  return new MqClient({ core, events, queues, producer, receiver, gate })
+  const { serializer } = settings
+  return new MqClient({ core, events, queues, producer, receiver, serializer, gate })
 }
 
 /** A server that says nothing must leave the others their time; but a slow one deserves a second, if there is one. */

@@ -100,6 +100,11 @@ export class PartitionState {
         for (const id of body.producers) this.producers.delete(id)
         this.floor = Math.max(this.floor, body.floor)
         break
+      case 'purge':
+        for (let i = 0; i < body.ranges.length; i += 2) {
+          this.live.delete(body.ranges[i]!, body.ranges[i]! + body.ranges[i + 1]!)
+        }
+        break
       case 'quarantine':
         for (let i = 0; i < body.ranges.length; i += 2) {
           const start = body.ranges[i]!

@@ -319,6 +319,36 @@ export class Leader<Ref> {
     this.#append({ kind: 'quarantine', ranges }, now, this.state.epoch)
   }
 
+  /**
+   * Settles messages below `end` that are ready or leased, as many as one entry takes, by the leader's own decision:
+   * whoever has them leased has lost them. To be called again, once that is committed, until there are none.
+   * @returns how many messages
+   */
+  purge(end: Offset, now: Now): number {
+    if (!this.leading) return 0
+    const ranges: Ranges = []
+    const run: Run = { start: 0, end: 0, value: 0 }
+    let left = rangesPerEntryMax
+    for (let from = 0; left > 0 && this.#ready.nextRun(from, run) && run.start < end; from = run.end) {
+      pushRange(ranges, run.start, Math.min(run.end, end))
+      left--
+    }
+    for (let i = 0; i < ranges.length; i += 2) this.#ready.delete(ranges[i]!, ranges[i]! + ranges[i + 1]!)
+    this.#leases.takeBelow(end, left, (start, stop) => pushRange(ranges, start, stop))
+    if (ranges.length === 0) return 0
+    this.#append({ kind: 'purge', ranges }, now, this.state.epoch)
+    let messages = 0
+    for (let i = 1; i < ranges.length; i += 2) messages += ranges[i]!
+    return messages
+  }
+
+  /** Whether a live message can be leased now, and up to which offset that holds. */
+  readyAt(offset: Offset): { isReady: boolean; end: Offset } {
+    const run: Run = { start: 0, end: 0, value: 0 }
+    if (!this.#ready.nextRun(offset, run)) return { isReady: false, end: Infinity }
+    return run.start === offset ? { isReady: true, end: run.end } : { isReady: false, end: run.start }
+  }
+
   /** Time has passed: leases that ran out are failed deliveries. */
   tick(now: Now): void {
     if (this.#mode !== 'leading') return

@@ -27,6 +27,7 @@ export type EntryBody =
   | { kind: 'leases'; nextLease: LeaseId; leases: HandedLease[] }
   | { kind: 'evict'; floor: Offset; producers: ProducerId[] }
   | { kind: 'quarantine'; ranges: Ranges }
+  | { kind: 'purge'; ranges: Ranges }
 
 export function encodeBody(body: Exclude<EntryBody, { kind: 'batch' }>): Uint8Array {
   switch (body.kind) {
@@ -41,6 +42,7 @@ export function encodeBody(body: Exclude<EntryBody, { kind: 'batch' }>): Uint8Ar
     case 'evict':
       return pack([body.floor, body.producers.map((id) => Buffer.from(id, 'latin1'))])
     case 'quarantine':
+    case 'purge':
       return pack([body.ranges])
   }
 }
@@ -80,6 +82,8 @@ export function decodeBody(entry: Entry): EntryBody {
           return Buffer.from(id).toString('latin1')
         }),
       }
+    case 'purge':
+      return { kind: 'purge', ranges: ranges(fields[0], entry) }
     case 'quarantine':
       return { kind: 'quarantine', ranges: ranges(fields[0], entry) }
   }

@@ -456,6 +456,16 @@ export class PartitionLog {
   }
 
   /**
+   * The entry that holds `offset`, which is below `durableEnd`, verified, in memory of its own; past the cache, as
+   * `headerAt`.
+   * @throws CorruptEntry
+   */
+  look(offset: Offset): Entry {
+    const { value, at } = this.#find(offset)
+    return decodeEntry(this.name, Buffer.from(value.subarray(at, at + entryLength(value, at))), 0)
+  }
+
+  /**
    * The header of the entry that holds `offset`, which is below `durableEnd`: for whoever only looks, so past the
    * cache, which is for readers.
    * @throws CorruptEntry

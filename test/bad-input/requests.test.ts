@@ -202,6 +202,18 @@ void row('a field that is missing, or one too many: INVALID_FIELD naming it', as
     [[op.describeQueue, 'witness'], ['name']],
     [[op.deleteQueue, 'witness'], ['name']],
     [
+      [op.updateQueue, 'witness', {}],
+      ['name', 'options'],
+    ],
+    [
+      [op.purgeQueue, 'witness', true],
+      ['name', 'dryRun'],
+    ],
+    [
+      [op.peek, 'witness', 1],
+      ['name', 'max'],
+    ],
+    [
       [op.send, ...sendFields(queue)],
       'queueId partition producerId producerEpoch sequence opening count crc batch'.split(' '),
     ],
@@ -265,10 +277,7 @@ void row('a partition that the queue does not have: INVALID_FIELD', async (t) =>
 void row('what this version does not do: UNSUPPORTED', async (t) => {
   const queue = await stage.queue()
   const unsupported: Frame[] = [
-    ...[op.credit, op.updateQueue, op.purgeQueue, op.peek, op.redrive, op.cluster, op.subscribe].map((nr) => [
-      nr,
-      'anything',
-    ]),
+    ...[op.credit, op.redrive, op.cluster, op.subscribe].map((nr) => [nr, 'anything']),
     [op.receive, ...receiveFields(queue, { mode: 1 })],
     [op.settle, ...settleFields(queue, { action: 1 })],
     [op.settle, ...settleFields(queue, { outputs: [] })],

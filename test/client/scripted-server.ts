@@ -160,10 +160,13 @@ export class Line {
       case 'cancel':
         return
       case 'listQueues':
+      case 'peek':
         return this.send({ op: 'ok', id, result: [] })
       case 'createQueue':
       case 'deleteQueue':
       case 'describeQueue':
+      case 'updateQueue':
+      case 'purgeQueue':
         return this.send({ op: 'ok', id, result: null })
       case 'unsupported':
       case 'forbidden':
@@ -215,6 +218,9 @@ function said(frame: ClientFrame): string {
     case 'createQueue':
     case 'deleteQueue':
     case 'describeQueue':
+    case 'updateQueue':
+    case 'purgeQueue':
+    case 'peek':
       return `${frame.op} ${frame.name}`
     case 'hello':
     case 'heartbeat':

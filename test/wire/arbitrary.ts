@@ -88,7 +88,9 @@ export const clientFrames: fc.Arbitrary<ClientFrame> = fc.oneof(
   fc.constant({ op: 'heartbeat' as const }),
   fc.record({ op: fc.constant('cancel' as const), id }),
   fc.record({ op: fc.constantFrom('lookup', 'describeQueue', 'deleteQueue'), id, name: queueName }),
-  fc.record({ op: fc.constant('createQueue' as const), id, name: queueName, options: freeMap }),
+  fc.record({ op: fc.constantFrom('createQueue', 'updateQueue'), id, name: queueName, options: freeMap }),
+  fc.record({ op: fc.constant('purgeQueue' as const), id, name: queueName, dryRun: fc.boolean() }),
+  fc.record({ op: fc.constant('peek' as const), id, name: queueName, max: from1To(1000) }),
   fc.record({
     op: fc.constant('listQueues' as const),
     id,
@@ -144,7 +146,7 @@ export const clientFrames: fc.Arbitrary<ClientFrame> = fc.oneof(
   fc.record({
     op: fc.constant('unsupported' as const),
     id,
-    nr: fc.constantFrom(5, 15, 16, 17, 18, 19, 24, 25),
+    nr: fc.constantFrom(5, 18, 19, 24, 25),
   }),
   fc.record({ op: fc.constant('forbidden' as const), id, nr: fc.integer({ min: 64, max: 127 }) }),
 )
