@@ -171,6 +171,7 @@ export default defineConfig(
   { files: ['src/storage/lmdb.ts'], rules: imports({ may: ['fs', 'lmdb'] }) },
   { files: ['src/config-file.ts'], rules: imports({ may: ['fs'] }) },
   { files: ['src/observe/http.ts'], rules: imports({ may: ['http'] }) },
+  { files: ['src/observe/process-metrics.ts'], rules: imports({ may: ['fs'] }) },
   { files: ['src/cli/**/*.ts'], rules: imports({ may: ['fs'] }) },
 
   // Tests and benches handle JSON and other people's output, and print.

@@ -106,7 +106,11 @@ const declarations = {
     'where messages and queues are kept; relative to the working directory',
   ),
   listen: option(address, '127.0.0.1:7650', 'where clients connect; port 0 takes a free one'),
-  http: option(address, '127.0.0.1:7651', 'where /healthz and /readyz answer; port 0 takes a free one'),
+  http: option(
+    address,
+    '127.0.0.1:7651',
+    'where /healthz, /readyz and /metrics answer; port 0 takes a free one',
+  ),
   config: optional(text('FILE'), 'YAML file of options, named like the flags without --'),
   nodeId: optional(
     nodeId,

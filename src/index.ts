@@ -1,5 +1,6 @@
 /** The client: what users of `mq-broker` import. No server code, no native addon. */
 import { connectWith } from './client/connect.ts'
+import { inProcess } from './client/in-process.ts'
 import type { MqClient } from './client/client.ts'
 import type { ConnectOptions } from './client/options.ts'
 import { systemClock, systemRandom } from './system.ts'
@@ -16,6 +17,7 @@ export type { BatchHandler, Handler, WorkContext, WorkOptions } from './client/w
 export { SendReceipt } from './client/receipt.ts'
 export type { ClientEvents } from './client/events.ts'
 export type { CallOptions, ConnectOptions, NackOptions } from './client/options.ts'
+export { PeekedMessage } from './client/peeked.ts'
 export type { BatchEntry, MessageOptions, SendOptions } from './client/producer.ts'
 export type { ReceiveOptions } from './client/receiver.ts'
 export type { Serializer } from './client/serializer.ts'
@@ -36,5 +38,6 @@ export type {
  * @throws MqError DISCONNECTED when no broker answers within `timeoutMs` (5,000); INVALID_OPTION, UNSUPPORTED, ABORTED
  */
 export function connect(options: ConnectOptions = {}): Promise<MqClient> {
-  return connectWith({ clock: systemClock, random: systemRandom, network: socketNetwork }, options)
+  const env = inProcess.envOf(options.servers)
+  return connectWith(env ?? { clock: systemClock, random: systemRandom, network: socketNetwork }, options)
 }

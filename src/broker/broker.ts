@@ -7,16 +7,20 @@
  * A storage error: nothing is told any more, connections are cut, `failed` resolves; only a restart goes on.
  */
 import { EmbeddedStore, type QueueRecord } from '../coordinator/embedded.ts'
-import type { Address, Env, Timer } from '../env.ts'
+import type { Address, Env, Put, Timer } from '../env.ts'
 import { MqError } from '../errors.ts'
 import { Listener } from '../frontend/listener.ts'
 import { backoffDelayMs } from '../partition/backoff.ts'
+import { LimitedLog } from '../observe/limited-log.ts'
+import { Phases } from '../observe/phases.ts'
+import { Meters, type Measured, type QueueFigures } from '../observe/metrics.ts'
 import { logDefaults, SharedLog, type LogOptions } from '../storage/log.ts'
 import type { QueueId } from '../types.ts'
 import { Commands } from './commands.ts'
 import { silentLogger, type Logger } from './logger.ts'
 import { Partition, type PartitionContext } from './partition.ts'
 import { Queue } from './queue.ts'
+import { SortedNames } from './sorted-names.ts'
 
 export type { Logger } from './logger.ts'
 
@@ -38,6 +42,8 @@ export interface BrokerOptions {
   heartbeatMs: number
   /** What a stop waits for the disk to take everything, in milliseconds. Default 5,000. */
   stopTimeoutMs: number
+  /** A commit that takes longer is logged, in milliseconds. Default 500. */
+  slowCommitMs: number
   /** For tests: everything else about the log. */
   logOptions: Partial<LogOptions>
 }
@@ -51,6 +57,7 @@ export const brokerDefaults: BrokerOptions = {
   segmentBytes: logDefaults.segmentBytes,
   heartbeatMs: 10_000,
   stopTimeoutMs: 5000,
+  slowCommitMs: 500,
   logOptions: {},
 }
 
@@ -70,6 +77,8 @@ export interface Broker {
    * resolves too, and the data directory is locked until the process ends.
    */
   stop(): Promise<void>
+  /** For metrics. */
+  readonly measured: Measured
   /** For tests and the simulator. */
   readonly internals: BrokerInternals
 }
@@ -94,13 +103,16 @@ export async function startBroker(env: Env, options: Partial<BrokerOptions> = {}
   return running
 }
 
-export class RunningBroker implements Broker {
+export class RunningBroker implements Broker, Measured {
   readonly env: Env
   readonly options: BrokerOptions
   readonly logger: Logger
   readonly failed: Promise<MqError>
   readonly queues = new Map<string, Queue>()
   readonly queuesById = new Map<QueueId, Queue>()
+  /** Of `queues`. */
+  readonly names = new SortedNames()
+  readonly meters = new Meters()
   #mode: 'starting' | 'serving' | 'stopping' | 'stopped' | 'failed' = 'starting'
   #meta: EmbeddedStore | null = null
   #log: SharedLog | null = null
@@ -112,12 +124,14 @@ export class RunningBroker implements Broker {
   #tellFailed!: (error: MqError) => void
   #stopped: Promise<void> | null = null
   #entriesRead = 0
+  readonly #slowLog: LimitedLog
   readonly #context: PartitionContext
 
   constructor(env: Env, options: BrokerOptions) {
     this.env = env
     this.options = options
     this.logger = options.log
+    this.#slowLog = new LimitedLog(options.log, env.clock)
     this.failed = new Promise((resolve) => (this.#tellFailed = resolve))
     this.#filled = new Promise((resolve) => (this.#tellFull = resolve))
     this.#context = {
@@ -143,6 +157,30 @@ export class RunningBroker implements Broker {
     return { queues: this.queues, log: this.log }
   }
 
+  get measured(): Measured {
+    return this
+  }
+
+  get connections(): number {
+    return this.#listener?.connections ?? 0
+  }
+
+  queueNames(): Iterable<string> {
+    return this.queues.keys()
+  }
+
+  figuresOf(name: string): QueueFigures | null {
+    return this.#mode === 'serving' ? (this.queues.get(name)?.figures() ?? null) : null
+  }
+
+  segmentsOf(name: string, into: Set<string>): void {
+    for (const partition of this.queues.get(name)?.partitions ?? []) partition.liveSegments(into)
+  }
+
+  segments(): SharedLog['segments'] {
+    return this.#log?.segments ?? []
+  }
+
   get meta(): EmbeddedStore {
     if (this.#meta === null) throw new Error('the broker has not started')
     return this.#meta
@@ -166,18 +204,20 @@ export class RunningBroker implements Broker {
 
   async start(): Promise<void> {
     const { clock, store } = this.env
-    const begunMs = clock.monotonicMs()
+    const phases = new Phases(clock)
     await store.lock()
+    phases.end('lock')
     try {
       // The address first, and nobody is let in yet: once EPOCH_STARTs are on the disk, the leases that a planned stop
       // handed over are this start's, and they would be lost with it if the address were taken.
       this.#commands = new Commands(this)
       this.#listener = await Listener.open(this.env, this.options.listen, this, this.#commands)
       // Whichever comes first: every EPOCH_START on the disk, or the news that the disk won't take them.
-      const failed = await Promise.race([this.#recover(), this.failed, this.#filled])
+      const failed = await Promise.race([this.#recover(phases), this.failed, this.#filled])
       if (failed !== undefined) throw failed
       this.#mode = 'serving'
       this.#listener.accept()
+      phases.end('listen')
     } catch (error) {
       // Why it did not start says more than why something could not be closed, as a segment that is stuck.
       await this.#close().catch((closing: unknown) => {
@@ -191,14 +231,15 @@ export class RunningBroker implements Broker {
         queues: this.queues.size,
         segments: this.log.segmentCount,
         entriesRead: this.#entriesRead,
-        tookMs: Math.round(clock.monotonicMs() - begunMs),
+        tookMs: phases.totalMs,
+        phasesMs: phases.tookMs,
       },
       'recovered and serving',
     )
   }
 
   /** Everything of a start that the disk has a part in. */
-  async #recover(): Promise<undefined> {
+  async #recover(phases: Phases): Promise<undefined> {
     const { clock, random, store } = this.env
     const logOptions = { ...logDefaults, segmentBytes: this.options.segmentBytes, ...this.options.logOptions }
     this.#meta = await EmbeddedStore.open(store, clock, random, {
@@ -206,15 +247,21 @@ export class RunningBroker implements Broker {
       commitTimeoutMs: logOptions.commitTimeoutMs,
       failed: (error) => this.fail(error),
     })
+    phases.end('metadata')
     const epoch = await this.#meta.drawEpoch()
+    phases.end('epoch')
     this.#log = await SharedLog.open(store, clock, logOptions, {
       failed: (error) => this.fail(error),
       rolled: () => this.#checkpointAll(),
       relieved: () => this.#listener?.relieved(),
       full: (isFull) => this.#diskFull(isFull),
+      committed: (tookMs, puts) => this.#committed(tookMs, puts),
     })
+    phases.end('segments')
     for (const record of this.#meta.queues.values()) this.addQueue(this.openQueue(record, epoch))
+    phases.end('partitions')
     await this.#log.flushed()
+    phases.end('firstCommit')
     return undefined
   }
 
@@ -243,12 +290,14 @@ export class RunningBroker implements Broker {
 
   addQueue(queue: Queue): void {
     this.queues.set(queue.name, queue)
+    this.names.add(queue.name)
     this.queuesById.set(queue.id, queue)
   }
 
   /** Forgets a queue whose tombstone is durable; whoever waits on it hears QUEUE_DELETED. */
   closeQueue(queue: Queue): void {
     this.queues.delete(queue.name)
+    this.names.delete(queue.name)
     this.queuesById.delete(queue.id)
     const error = new MqError('QUEUE_DELETED', `queue ${queue.name} was deleted`)
     for (const partition of queue.partitions) partition.close(error)
@@ -282,6 +331,7 @@ export class RunningBroker implements Broker {
         )
     }
     await this.#close()
+    this.#slowLog.close()
     if (wasServing) this.logger.info({}, 'stopped')
   }
 
@@ -312,6 +362,14 @@ export class RunningBroker implements Broker {
 
   #checkpointAll(): void {
     for (const queue of this.queues.values()) for (const partition of queue.partitions) partition.checkpoint()
+  }
+
+  #committed(tookMs: number, puts: readonly Put[]): void {
+    this.meters.commit.observeMs(tookMs)
+    if (tookMs < this.options.slowCommitMs) return
+    let bytes = 0
+    for (const { value } of puts) bytes += value.length
+    this.#slowLog.write('warn', 'slow commit', { tookMs: Math.round(tookMs), records: puts.length, bytes })
   }
 
   #diskFull(isFull: boolean): void {

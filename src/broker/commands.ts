@@ -5,12 +5,14 @@
 import type { RequestHandler } from '../frontend/listener.ts'
 import type { Request, Session } from '../frontend/session.ts'
 import { invariant, MqError } from '../errors.ts'
+import { LimitedLog } from '../observe/limited-log.ts'
 import type { Reply, SettleEvent } from '../partition/leader.ts'
 import { limits, type PartitionId, type QueueId } from '../types.ts'
-import { lookupToResult } from '../wire/codec.ts'
+import { lookupToResult, peekedToResult } from '../wire/codec.ts'
 import { crcOf, largestMessageBytes, readBatch, validateAttributes } from '../wire/batch.ts'
 import type {
   Credit,
+  Delivery,
   ExtendRequest,
   LookupResult,
   ReceiveRequest,
@@ -23,9 +25,14 @@ import { settleAction } from '../wire/messages.ts'
 import type { RunningBroker } from './broker.ts'
 import type { Partition, ReplyTo } from './partition.ts'
 import type { Queue, Waiter } from './queue.ts'
-import { parseQueueOptions, sameOptions } from './queue-options.ts'
+import { peek } from './peek.ts'
+import { purge } from './purge.ts'
+import { changeQueueOptions, parseQueueOptions, sameOptions } from './queue-options.ts'
 import { similarNames } from './similar-names.ts'
 import { Subscription } from './subscription.ts'
+
+/** The request of one operation. */
+type Of<Op extends Request['op']> = Extract<Request, { op: Op }>
 
 /** Long polls that may wait on one connection. */
 const longPollsMax = 256
@@ -37,6 +44,7 @@ const storageCode = { disk: 0, memory: 1 } as const
 
 export class Commands implements RequestHandler {
   readonly #broker: RunningBroker
+  readonly #log: LimitedLog
   /** Creations and deletions, one at a time. */
   #admin: Promise<void> = Promise.resolve()
   /** Receives that wait, and where; a session with none is not in it. */
@@ -46,6 +54,7 @@ export class Commands implements RequestHandler {
 
   constructor(broker: RunningBroker) {
     this.#broker = broker
+    this.#log = new LimitedLog(broker.logger, broker.env.clock)
   }
 
   handle(session: Session, request: Request, frame: Uint8Array, headroom: number): void {
@@ -66,9 +75,15 @@ export class Commands implements RequestHandler {
       case 'lookup':
         return this.#ok(session, request.id, lookupToResult(this.#lookup(request.name)))
       case 'createQueue':
-        return this.#exclusively(session, request.id, () => this.#createQueue(request.name, request.options))
+        return this.#exclusively(session, request.id, () => this.#createQueue(session, request))
       case 'deleteQueue':
-        return this.#exclusively(session, request.id, () => this.#deleteQueue(request.name, request.queueId))
+        return this.#exclusively(session, request.id, () => this.#deleteQueue(session, request))
+      case 'updateQueue':
+        return this.#exclusively(session, request.id, () => this.#updateQueue(session, request))
+      case 'purgeQueue':
+        return this.#purge(session, request)
+      case 'peek':
+        return this.#ok(session, request.id, peekedToResult(peek(this.#named(request.name), request.max)))
       case 'describeQueue':
         return this.#ok(session, request.id, this.#named(request.name).describe(this.#broker.nodeId))
       case 'listQueues':
@@ -122,10 +137,14 @@ export class Commands implements RequestHandler {
       const columns = validateAttributes(view, supportedAttributes)
       ownDelays = columns.includes('delay') || columns.includes('deliverAt')
     }
+    const { meters } = this.#broker
+    const { clock } = this.#broker.env
+    const begunMs = clock.monotonicMs()
     const to: ReplyTo = {
       answer: (reply) => {
         if (reply.kind === 'refused') return session.refuse(id, reply.error)
         invariant(reply.kind === 'sent', 'a send is answered as a send')
+        meters.sendConfirm.observeMs(clock.monotonicMs() - begunMs)
         session.answer(id, {
           op: 'sent',
           id,
@@ -186,6 +205,7 @@ export class Commands implements RequestHandler {
       canTake: () => session.canTake,
       deliver: (deliveries) => {
         this.#waitsNoMore(session, waiter)
+        this.#timeDeliveries(deliveries)
         session.answerDelivered(id, deliveries)
       },
       refuse: (error) => {
@@ -200,6 +220,14 @@ export class Commands implements RequestHandler {
       // Given up by CANCEL or by the end of the connection; the answer of a closed session goes nowhere.
       if (queue.cancel(waiter)) waiter.refuse(new MqError('CANCELLED', 'the receive was given up'))
     })
+  }
+
+  /** How long what is delivered for the first time had to wait; a look at each batch. */
+  #timeDeliveries(deliveries: readonly Delivery[]): void {
+    const nowMs = this.#broker.env.clock.nowMs()
+    for (const { deliveryCount, sentAtMs } of deliveries) {
+      if (deliveryCount === 1) this.#broker.meters.deliveryLatency.observeMs(nowMs - sentAtMs)
+    }
   }
 
   #waitsNoMore(session: Session, waiter: Waiter): void {
@@ -265,7 +293,7 @@ export class Commands implements RequestHandler {
     }
   }
 
-  async #createQueue(name: string, given: Record<string, unknown>): Promise<null> {
+  async #createQueue(session: Session, { name, options: given }: Of<'createQueue'>): Promise<null> {
     const options = parseQueueOptions(given)
     const existing = this.#broker.queues.get(name)
     if (existing !== undefined) {
@@ -288,24 +316,58 @@ export class Commands implements RequestHandler {
     await this.#broker.log.flushed()
     // Found any sooner, its partitions would refuse sends for a moment, and so mix up the order of a client's.
     this.#broker.addQueue(queue)
+    this.#note(session, 'queue created', { queue: name, options })
     return null
   }
 
-  async #deleteQueue(name: string, queueId: QueueId | null): Promise<null> {
+  async #deleteQueue(session: Session, { name, queueId }: Of<'deleteQueue'>): Promise<null> {
     // A repetition, perhaps: by now the name may be another queue's.
     if (queueId !== null && this.#broker.meta.wasDeleted(queueId)) return null
     const queue = this.#named(name)
     if (queueId !== null && queue.id !== queueId) {
       throw new MqError('QUEUE_NOT_FOUND', `queue ${name} is another one now`)
     }
+    const { messages } = queue
     await this.#broker.meta.deleteQueue(name)
     this.#broker.closeQueue(queue)
+    this.#note(session, 'queue deleted', { queue: name, messages })
     return null
   }
 
+  async #updateQueue(session: Session, { name, options: change }: Of<'updateQueue'>): Promise<unknown> {
+    const queue = this.#named(name)
+    const options = changeQueueOptions(queue.optionsSet, change)
+    await this.#broker.meta.updateQueue(name, options)
+    queue.update(options)
+    this.#note(session, 'queue updated', { queue: name, change })
+    return { ...queue.options }
+  }
+
+  /** Not one after the other, as other changes are: it may take long, and harms none of them. */
+  #purge(session: Session, { id, name, dryRun }: Of<'purgeQueue'>): void {
+    const broker = this.#broker
+    if (!broker.serving) throw new MqError('STOPPING', 'the broker is stopping')
+    const queue = this.#named(name)
+    if (dryRun) {
+      const { ready, leased } = queue.describe(broker.nodeId).messages
+      return this.#ok(session, id, { messages: ready + leased })
+    }
+    const isOpen = (): boolean => broker.serving && broker.queuesById.has(queue.id)
+    purge(queue, broker.log, isOpen)
+      .then((messages) => {
+        this.#note(session, 'queue purged', { queue: name, messages })
+        this.#ok(session, id, { messages })
+      })
+      .catch((error: unknown) => this.#failed(session, id, error))
+  }
+
+  /** What was done to a queue as a whole, and who did it. */
+  #note(session: Session, what: string, fields: Readonly<Record<string, unknown>>): void {
+    this.#log.write('info', what, { ...fields, client: session.clientName, remote: session.remote })
+  }
+
   #listQueues(after: string | null, limit: number): unknown[] {
-    const names = [...this.#broker.queues.keys()].filter((name) => after === null || name > after).sort()
-    return names.slice(0, limit).map((name) => {
+    return this.#broker.names.after(after, limit).map((name) => {
       const { options, messages } = this.#broker.queues.get(name)!
       return { name, options, messages }
     })
@@ -322,12 +384,15 @@ export class Commands implements RequestHandler {
         if (!this.#broker.serving) throw new MqError('STOPPING', 'the broker is stopping')
         this.#ok(session, id, await run())
       } catch (error) {
-        if (!(error instanceof MqError))
-          this.#broker.fail(new MqError('INTERNAL', `a defect: ${String(error)}`))
-        else if (error.code === 'STORAGE_FAILED') this.#broker.fail(error)
-        else session.refuse(id, error)
+        this.#failed(session, id, error)
       }
     })
+  }
+
+  #failed(session: Session, id: RequestId, error: unknown): void {
+    if (!(error instanceof MqError)) this.#broker.fail(new MqError('INTERNAL', `a defect: ${String(error)}`))
+    else if (error.code === 'STORAGE_FAILED') this.#broker.fail(error)
+    else session.refuse(id, error)
   }
 
   #named(name: string): Queue {

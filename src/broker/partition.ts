@@ -11,6 +11,7 @@ import {
   type Now,
   type Reply,
 } from '../partition/leader.ts'
+import type { Run } from '../partition/range-map.ts'
 import type { PartitionLog, SharedLog } from '../storage/log.ts'
 import type { Epoch, Offset, PartitionId, QueueId } from '../types.ts'
 import type { Logger } from './logger.ts'
@@ -34,6 +35,8 @@ export class Partition implements LeaderSink<ReplyTo> {
   #armedMs = Infinity
   #checkpointed: Offset
   #open = true
+  /** The entry of the oldest message, as it was last looked up. */
+  #oldest = { base: 0, end: 0, timeMs: 0 }
 
   private constructor(
     id: PartitionId,
@@ -139,6 +142,46 @@ export class Partition implements LeaderSink<ReplyTo> {
       )
       this.leader.quarantine(offset, end, this.now())
       return null
+    }
+  }
+
+  /** The batch that holds a live offset, for whoever only looks; null and the end of what cannot be read. */
+  look(offset: Offset): { entry: Entry | null; end: Offset } {
+    try {
+      const entry = this.#log.look(offset)
+      return { entry, end: entry.base + entry.count }
+    } catch (error) {
+      if (!(error instanceof CorruptEntry)) throw error
+      return { entry: null, end: this.#log.recordEnd(offset) }
+    }
+  }
+
+  /** When the oldest message that is not settled was sent, in ms since 1970; null when there is none. */
+  oldestMs(): number | null {
+    const { live, timeMs } = this.leader.state
+    if (live.isEmpty) return null
+    const offset = live.firstStart()
+    // On its way to the disk: of this moment.
+    if (offset >= this.#log.durableEnd) return timeMs
+    if (offset < this.#oldest.base || offset >= this.#oldest.end) {
+      try {
+        this.#oldest = this.#log.headerAt(offset)
+      } catch (error) {
+        // Whoever is to be given the message will find it out, and quarantine it.
+        if (!(error instanceof CorruptEntry)) throw error
+        return timeMs
+      }
+    }
+    return this.#oldest.timeMs
+  }
+
+  /** Adds the names of the segments that hold messages which are not settled. */
+  liveSegments(into: Set<string>): void {
+    const run: Run = { start: 0, end: 0, value: 0 }
+    const { extents } = this.#log
+    for (const [i, { segment, first }] of extents.entries()) {
+      const end = extents[i + 1]?.first ?? Infinity
+      if (this.leader.state.live.nextRun(first, run) && run.start < end) into.add(segment.name)
     }
   }
 

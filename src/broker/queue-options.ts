@@ -110,3 +110,22 @@ function equal(a: EffectiveQueueOptions[keyof EffectiveQueueOptions], b: typeof 
   if (typeof a !== 'object' || typeof b !== 'object' || a === null || b === null) return a === b
   return a.type === b.type && a.delayMs === b.delayMs && a.maxMs === b.maxMs && a.jitter === b.jitter
 }
+
+/** What makes a queue what it is: its messages were placed and confirmed by it. */
+const fixed = ['partitions', 'replicas', 'minInSync', 'storage'] as const
+
+/**
+ * The options of a queue after a change; nil brings a default back.
+ * @throws MqError INVALID_FIELD naming the option; UNSUPPORTED: not built yet, or not to be changed
+ */
+export function changeQueueOptions(before: QueueOptions, change: Record<string, unknown>): QueueOptions {
+  const options = parseQueueOptions({ ...before, ...change })
+  const [old, now] = [effectiveOptions(before), effectiveOptions(options)]
+  for (const name of fixed) {
+    if (old[name] === now[name]) continue
+    throw new MqError('UNSUPPORTED', `${name} is ${old[name]} and cannot be changed: create another queue`, {
+      details: { field: name },
+    })
+  }
+  return options
+}

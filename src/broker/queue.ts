@@ -4,6 +4,7 @@
  */
 import type { Clock, Timer } from '../env.ts'
 import { type MqError } from '../errors.ts'
+import type { QueueFigures } from '../observe/metrics.ts'
 import type { Run } from '../partition/range-map.ts'
 import type { EffectiveQueueOptions, PartitionId, QueueDescription, QueueId, QueueOptions } from '../types.ts'
 import { bodyLength, crcOf, readBatch, sliceBatch } from '../wire/batch.ts'
@@ -33,9 +34,10 @@ export interface Waiter extends Taker {
 export class Queue {
   readonly id: QueueId
   readonly name: string
-  readonly options: EffectiveQueueOptions
-  /** As set at creation: what an equal creation is compared with. */
-  readonly optionsSet: QueueOptions
+  /** In force; changed by `update` only. */
+  options: EffectiveQueueOptions
+  /** As set: what an equal creation is compared with. */
+  optionsSet: QueueOptions
   readonly partitions: Partition[] = []
   readonly #clock: Clock
   /**
@@ -57,6 +59,12 @@ export class Queue {
     this.optionsSet = options
     this.options = effectiveOptions(options)
     this.#clock = clock
+  }
+
+  /** Its options are these from now on; leases that were granted stay as they are. */
+  update(options: QueueOptions): void {
+    this.optionsSet = options
+    this.options = effectiveOptions(options)
   }
 
   get messages(): number {
@@ -139,6 +147,29 @@ export class Queue {
         logEnd: leader.state.logEnd,
         highWatermark: leader.highWatermark,
       })),
+    }
+  }
+
+  /** For metrics: counts since the broker began, and what is there now. */
+  figures(): QueueFigures {
+    const sum = { sent: 0, delivered: 0, acked: 0, failed: 0 }
+    let quarantined = 0
+    let oldestMs = Infinity
+    for (const partition of this.partitions) {
+      const { counts, state } = partition.leader
+      sum.sent += counts.sent
+      sum.delivered += counts.delivered
+      sum.acked += counts.acked
+      sum.failed += counts.failed
+      quarantined += state.quarantined.size
+      oldestMs = Math.min(oldestMs, partition.oldestMs() ?? Infinity)
+    }
+    const states = { ...this.describe('').messages, quarantined }
+    return {
+      queue: this.name,
+      ...sum,
+      states,
+      oldestAgeMs: oldestMs === Infinity ? 0 : Math.max(0, this.#clock.nowMs() - oldestMs),
     }
   }
 

@@ -17,7 +17,11 @@ interface Group {
 
 const groups: Readonly<Record<string, Group>> = {
   start: { description: 'run a broker in this terminal', load: () => import('./start.ts') },
-  queue: { description: 'list, create, describe and remove queues', load: () => import('./queue.ts') },
+  queue: {
+    description: 'list, create, describe, edit, purge and remove queues',
+    load: () => import('./queue.ts'),
+  },
+  peek: { description: 'look at messages without taking them', load: () => import('./peek.ts') },
   send: { description: 'send one message, or each line of stdin', load: () => import('./send.ts') },
   receive: { description: 'receive messages and print them', load: () => import('./receive.ts') },
   ack: {

@@ -1,5 +1,6 @@
-/** `mq-broker queue ls|create|info|rm` */
+/** `mq-broker queue ls|create|info|edit|purge|rm` */
 import type { Command } from 'commander'
+import { MqError } from '../errors.ts'
 import type { EffectiveQueueOptions } from '../types.ts'
 import { formatBytes, formatDuration } from '../units.ts'
 import { type ConnectionOptions, withClient, withServer } from './connection.ts'
@@ -22,6 +23,14 @@ export function define(queue: Command): void {
   subcommand('info <NAME>', 'print options, counts and partitions of a queue').action(
     (name: string, options: Options) => info(name, options),
   )
+  const editing = subcommand('edit <NAME>', 'change options of a queue; those that are not given stay')
+  for (const option of queueFlagOptions()) editing.addOption(option)
+  editing.action((name: string, options: Options & Record<string, unknown>) => edit(name, options))
+
+  subcommand('purge <NAME>', 'remove all messages of a queue, also those that consumers have now')
+    .option('--dry-run', 'remove nothing, and say how many messages it would be')
+    .action((name: string, options: Options & { dryRun?: true }) => purge(name, options))
+
   subcommand('rm <NAME>', 'remove a queue and its messages').action((name: string, options: Options) =>
     remove(name, options),
   )
@@ -74,6 +83,24 @@ async function info(name: string, options: Options): Promise<void> {
       highWatermark,
     ]),
   )
+}
+
+async function edit(name: string, options: Options & Record<string, unknown>): Promise<void> {
+  const change = queueOptionsOf(options)
+  if (Object.keys(change).length === 0) {
+    throw new MqError('INVALID_OPTION', 'queue edit needs at least one option to change')
+  }
+  const inForce = await withClient(options, (client) => client.updateQueue(name, change))
+  if (options.json) return printJson({ name, options: inForce })
+  await printTable(['OPTION', 'VALUE'], [['name', name], ...optionRows(inForce)])
+}
+
+async function purge(name: string, options: Options & { dryRun?: true }): Promise<void> {
+  const { dryRun = false } = options
+  const { messages } = await withClient(options, (client) => client.purgeQueue(name, { dryRun }))
+  if (options.json) return printJson({ name, messages, dryRun })
+  const many = messages === 1 ? '1 message' : `${messages.toLocaleString('en')} messages`
+  await print(`${many} of queue ${name} ${dryRun ? 'would be removed' : 'removed'}\n`)
 }
 
 async function remove(name: string, options: Options): Promise<void> {

@@ -15,7 +15,10 @@ import { type Broker, type Logger, startBroker } from '../broker/broker.ts'
 import type { StartOptions } from '../config.ts'
 import type { Clock } from '../env.ts'
 import { MqError } from '../errors.ts'
+import { Exposition } from '../observe/exposition.ts'
 import { type HttpServer, startHttp } from '../observe/http.ts'
+import { writeMetrics } from '../observe/metrics.ts'
+import { ProcessMetrics } from '../observe/process-metrics.ts'
 import { openLmdbStore } from '../storage/lmdb.ts'
 import { systemClock, systemRandom } from '../system.ts'
 import { formatAddress } from '../units.ts'
@@ -80,7 +83,14 @@ async function start(options: StartOptions, log: Logger): Promise<Running> {
     options
   let broker: Broker | undefined = undefined
   const readiness = () => broker?.readiness() ?? ['starting']
-  const http = await startHttp({ address: options.http, readiness })
+  const ofProcess = new ProcessMetrics(systemClock)
+  const metrics = async () => {
+    const out = new Exposition()
+    if (broker !== undefined) await writeMetrics(broker.measured, systemClock, out)
+    ofProcess.write(out)
+    return out.toString()
+  }
+  const http = await startHttp({ address: options.http, readiness, metrics })
   const env = {
     clock: systemClock,
     random: systemRandom,

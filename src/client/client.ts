@@ -1,6 +1,12 @@
 import { MqError } from '../errors.ts'
-import type { QueueDescription, QueueOptions, QueueSummary } from '../types.ts'
-import { encodeClientFrame } from '../wire/codec.ts'
+import {
+  limits,
+  type EffectiveQueueOptions,
+  type QueueDescription,
+  type QueueOptions,
+  type QueueSummary,
+} from '../types.ts'
+import { encodeClientFrame, peekedOfResult } from '../wire/codec.ts'
 import { settleAction, type RequestId } from '../wire/messages.ts'
 import { acking } from './acker.ts'
 import { runCall } from './call.ts'
@@ -9,6 +15,7 @@ import type { Emitter } from './emitter.ts'
 import type { ClientEvents } from './events.ts'
 import { checkExtendMs, type Message } from './message.ts'
 import {
+  checkInteger,
   checkNackOptions,
   checkQueueName,
   checkSignal,
@@ -18,6 +25,7 @@ import {
   type CallOptions,
   type NackOptions,
 } from './options.ts'
+import { peekedMessages, type PeekedMessage } from './peeked.ts'
 import type { BatchEntry, Producer, SendOptions } from './producer.ts'
 import { unexpected, type Queues } from './queues.ts'
 import type { Receiver, ReceiveOptions } from './receiver.ts'
@@ -31,6 +39,7 @@ import {
 import { Subscription, type SubscriptionContext } from './subscription.ts'
 import { Worker, type BatchHandler, type Handler, type WorkOptions } from './worker.ts'
 import type { SendReceipt } from './receipt.ts'
+import type { Serializer } from './serializer.ts'
 
 /** @internal What `connectWith` puts together. */
 export interface ClientParts {
@@ -40,6 +49,7 @@ export interface ClientParts {
   readonly producer: Producer
   readonly receiver: Receiver
   readonly subscriptions: SubscriptionContext
+  readonly serializer: Serializer
   /** Set while the client takes new calls. */
   readonly gate: { closed: MqError | null }
 }
@@ -144,6 +154,57 @@ export class MqClient {
     queues.forget(name)
   }
 
+  /**
+   * Changes options of a queue while it works; what is not named stays. Leases that are out keep their time, and
+   * other clients learn of a new `maxMessageBytes` when they next look the queue up.
+   * @returns the options in force
+   * @throws MqError QUEUE_NOT_FOUND; INVALID_FIELD; UNSUPPORTED: partitions, replicas and storage cannot be changed
+   */
+  async updateQueue(name: string, options: QueueOptions & CallOptions): Promise<EffectiveQueueOptions> {
+    const { signal, timeoutMs, ...set } = options
+    const change = Object.fromEntries(Object.entries(set).filter(([, value]) => value !== undefined))
+    const result = await this.#admin(name, 'updating', { signal, timeoutMs }, (id) =>
+      encodeClientFrame({ op: 'updateQueue', id, name, options: change }),
+    )
+    this.#parts.queues.forget(name)
+    return result as EffectiveQueueOptions
+  }
+
+  /**
+   * Removes all messages of a queue that are ready or leased; whoever has one leased has lost it. What is sent
+   * meanwhile stays, but a call that loses its connection is sent again, and purges again.
+   * @param options `dryRun`: nothing is removed, only counted
+   * @returns how many messages
+   * @throws MqError QUEUE_NOT_FOUND; STOPPING
+   */
+  async purgeQueue(
+    name: string,
+    options: CallOptions & { dryRun?: boolean | undefined } = {},
+  ): Promise<{ messages: number }> {
+    const dryRun = options.dryRun === true
+    const result = await this.#admin(name, 'purging', options, (id) =>
+      encodeClientFrame({ op: 'purgeQueue', id, name, dryRun }),
+    )
+    return result as { messages: number }
+  }
+
+  /**
+   * Looks at the oldest messages that are not settled, without leasing them: partition by partition, in the order
+   * of the log, those that consumers have included.
+   * @param options `max`: how many at most, 1 to 1,000; default 1. Fewer may come when they are large (4 MiB in all).
+   * @throws MqError QUEUE_NOT_FOUND, INVALID_FIELD
+   */
+  async peek(
+    queue: string,
+    options: CallOptions & { max?: number | undefined } = {},
+  ): Promise<PeekedMessage[]> {
+    const max = checkInteger('max', options.max ?? 1, 1, limits.receiveMessagesMax)
+    const result = await this.#admin(queue, 'looking into', options, (id) =>
+      encodeClientFrame({ op: 'peek', id, name: queue, max }),
+    )
+    return peekedMessages(queue, peekedOfResult(result), this.#parts.serializer)
+  }
+
   /** All queues, by name. */
   async listQueues(options: CallOptions = {}): Promise<QueueSummary[]> {
     const all: QueueSummary[] = []
@@ -240,21 +301,6 @@ export class MqClient {
     this.#parts.core.checkOpen()
     checkQueueName(queue)
     return this.#parts
-  }
-
-  /** Not built yet. */
-  updateQueue(_name: string, _options: QueueOptions): Promise<void> {
-    return Promise.reject(unsupported('updateQueue'))
-  }
-
-  /** Not built yet. */
-  purgeQueue(_name: string): Promise<void> {
-    return Promise.reject(unsupported('purgeQueue'))
-  }
-
-  /** Not built yet. */
-  peek(_queue: string, _options?: { max?: number }): Promise<never> {
-    return Promise.reject(unsupported('peek'))
   }
 
   /** Not built yet. */

@@ -60,8 +60,9 @@ export async function connectWith(env: ClientEnv, options: ConnectOptions = {}):
     if (failsOffline) core.activity.abandon('DISCONNECTED')
   }
   await opened(session, env, settings.timeoutMs, settings.signal)
-  const subscriptions = { core, queues, serializer: settings.serializer }
-  return new MqClient({ core, events, queues, producer, receiver, subscriptions, gate })
+  const { serializer } = settings
+  const subscriptions = { core, queues, serializer }
+  return new MqClient({ core, events, queues, producer, receiver, subscriptions, serializer, gate })
 }
 
 /** A server that says nothing must leave the others their time; but a slow one deserves a second, if there is one. */

@@ -181,6 +181,8 @@ export class Producer {
     const { sizeBytes, heldBytes } = message
     const { maxMessageBytes } = queue
     if (sizeBytes > maxMessageBytes) {
+      // The limit may have been raised since: the next call looks again.
+      queue.isGone()
       throw tooLarge(`'${queue.name}' takes ${maxMessageBytes}`, { bytes: sizeBytes, maxMessageBytes })
     }
     const { frameBytesMax } = this.#core.session.limits

@@ -15,8 +15,8 @@ import { Sender } from './sender.ts'
 export class Queue {
   readonly queueId: QueueId
   readonly name: string
-  /** Body and headers together, in bytes. */
-  readonly maxMessageBytes: number
+  /** Body and headers together, in bytes; as it was when the queue was last looked up. */
+  maxMessageBytes: number
   /** One for each partition, by its number. */
   readonly channels: readonly Channel[]
   readonly sender: Sender
@@ -27,8 +27,7 @@ export class Queue {
   constructor(core: Core, queues: Queues, builders: BuilderPool, found: LookupResult) {
     this.queueId = found.queueId
     this.name = found.name
-    const { maxMessageBytes } = found.options
-    this.maxMessageBytes = typeof maxMessageBytes === 'number' ? maxMessageBytes : 1 << 20
+    this.maxMessageBytes = maxMessageBytesOf(found)
     this.channels = found.partitions.map(
       ({ partition, logEnd }) => new Channel(core, queues, this, partition, logEnd),
     )
@@ -55,7 +54,7 @@ export class Queue {
     this.#queues.isLive(this)
   }
 
-  /** The broker says that it does not exist any more: its name is looked up anew. */
+  /** The broker says that it does not exist any more, or its options may have changed: its name is looked up anew. */
   isGone(): void {
     this.#queues.forget(this.name, this)
   }
@@ -238,6 +237,7 @@ export class Queues {
       this.#byId.set(queue.queueId, queue)
       this.#live.add(queue)
     } else {
+      queue.maxMessageBytes = maxMessageBytesOf(found)
       for (const { partition, logEnd } of found.partitions) queue.channels[partition]?.lookedUp(logEnd)
     }
     this.#byName.delete(found.name)
@@ -265,6 +265,10 @@ export class Queues {
       this.#clientIdIsSpent = true
     }
   }
+}
+
+function maxMessageBytesOf({ options: { maxMessageBytes } }: LookupResult): number {
+  return typeof maxMessageBytes === 'number' ? maxMessageBytes : 1 << 20
 }
 
 /** Whether the broker says that there is no queue with the id that it was asked about. */

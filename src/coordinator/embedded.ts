@@ -6,7 +6,8 @@
 import { crc32 } from 'node:zlib'
 import type { Clock, Put, Random, Segment, Store } from '../env.ts'
 import { invariant, MqError } from '../errors.ts'
-import type { Epoch, QueueId, QueueOptions } from '../types.ts'
+import { limits, type Epoch, type QueueId, type QueueOptions } from '../types.ts'
+import { isQueueName } from '../wire/codec.ts'
 import { pack, unpack } from '../wire/msgpack.ts'
 
 export const dataFormat = 1
@@ -114,6 +115,15 @@ export class EmbeddedStore {
     return record
   }
 
+  /** The queue has `options` from then on. @throws MqError as `drawEpoch` */
+  async updateQueue(name: string, options: QueueOptions): Promise<void> {
+    const record = this.#byName.get(name)
+    invariant(record !== undefined, `queue ${name} is not there`)
+    const updated: QueueRecord = { ...record, options }
+    await this.#writeQueue(updated)
+    this.#byName.set(name, updated)
+  }
+
   async deleteQueue(name: string): Promise<void> {
     const record = this.#byName.get(name)
     invariant(record !== undefined, `queue ${name} is not there`)
@@ -154,16 +164,13 @@ export class EmbeddedStore {
     this.#epoch = (this.#get('epoch') as [number] | undefined)?.[0] ?? 0
     const queues: QueueRecord[] = []
     this.#segment.scan(Buffer.from('queue/'), Buffer.from('queue0'), (key, value) => {
-      const [name, options, createdMs, deletedMs] = verified(key, value) as [
-        string,
-        QueueOptions,
-        number,
-        number | null,
-      ]
-      queues.push({ id: Buffer.from(key).toString('latin1', 6), name, options, createdMs, deletedMs })
+      queues.push(readRecord(Buffer.from(key), value))
       return true
     })
     for (const record of queues) {
+      if (record.deletedMs === null && this.#byName.has(record.name)) {
+        throw new MqError('CORRUPT_LOG', `two queues of the metadata are called '${record.name}'`)
+      }
       if (record.deletedMs === null) this.#byName.set(record.name, record)
       else this.#deleted.set(record.id, record)
     }
@@ -238,6 +245,51 @@ function verified(key: Uint8Array, stored: Uint8Array): unknown {
   const body = bytes.subarray(4)
   if (bytes.length > 4 && crc32(body, crc32(key)) === bytes.readUInt32BE(0)) return unpack(body)
   throw new MqError('CORRUPT_LOG', `meta key '${Buffer.from(key).toString('latin1')}' cannot be read`)
+}
+
+/** @throws MqError CORRUPT_LOG: it is not what `#writeQueue` writes */
+function readRecord(key: Uint8Array, value: Uint8Array): QueueRecord {
+  const id = Buffer.from(key).toString('latin1').slice('queue/'.length)
+  const damaged = (cause?: unknown): MqError =>
+    new MqError('CORRUPT_LOG', `the record of queue ${printed(id)} in the metadata cannot be read`, { cause })
+  let fields: unknown
+  try {
+    fields = verified(key, value)
+  } catch (cause) {
+    throw damaged(cause)
+  }
+  if (!Array.isArray(fields)) throw damaged()
+  const [name, options, createdMs, deletedMs] = fields as unknown[]
+  const isWhole =
+    /^[0-9a-f]{32}$/.test(id) &&
+    typeof name === 'string' &&
+    isQueueName(name) &&
+    typeof options === 'object' &&
+    options !== null &&
+    typeof createdMs === 'number' &&
+    (deletedMs === null || typeof deletedMs === 'number')
+  if (!isWhole) throw damaged()
+  return {
+    id,
+    name,
+    options: checkedOptions(options as Record<string, unknown>, damaged),
+    createdMs,
+    deletedMs,
+  }
+}
+
+/** Numbers that size memory must be numbers. */
+function checkedOptions(options: Record<string, unknown>, damaged: () => MqError): QueueOptions {
+  const { partitions } = options
+  const isCount = Number.isInteger(partitions) && (partitions as number) >= 1
+  if (partitions !== undefined && !(isCount && (partitions as number) <= limits.partitionsMax))
+    throw damaged()
+  return options
+}
+
+/** A key that rotted may hold anything. */
+function printed(id: string): string {
+  return id.replace(/[^0-9a-f]/g, '?').slice(0, 32)
 }
 
 function hex(bytes: Uint8Array): string {

@@ -1,6 +1,7 @@
 /** Accepts connections, within a bound, and keeps the table of sessions: one live session a client. */
 import type { Address, Env, Listener as NetworkListener, Socket } from '../env.ts'
-import { MqError } from '../errors.ts'
+import { errorTable, MqError } from '../errors.ts'
+import { LimitedLog } from '../observe/limited-log.ts'
 import type { ProducerId } from '../types.ts'
 import type { Credit } from '../wire/messages.ts'
 import { Session, type Request, type SessionHost } from './session.ts'
@@ -33,6 +34,7 @@ export class Listener implements SessionHost {
   readonly #backend: Backend
   readonly #handler: RequestHandler
   readonly #env: Env
+  readonly #log: LimitedLog
   #listener!: NetworkListener
   readonly #sessions = new Set<Session>()
   readonly #byClient = new Map<ProducerId, Session>()
@@ -46,6 +48,7 @@ export class Listener implements SessionHost {
     this.#env = env
     this.#backend = backend
     this.#handler = handler
+    this.#log = new LimitedLog(backend.logger, env.clock)
   }
 
   /** Takes the address. Whoever connects is told to come again, until `accept`. */
@@ -120,7 +123,7 @@ export class Listener implements SessionHost {
       older.close(new MqError('SESSION_REPLACED', 'the client has connected again'))
     }
     this.#byClient.set(session.clientId, session)
-    this.#backend.logger.debug({ remote: session.remote, client: session.clientName }, 'connected')
+    this.#log.write('info', 'client connected', { ...who(session), connection: session.number })
     return true
   }
 
@@ -128,13 +131,21 @@ export class Listener implements SessionHost {
     this.#sessions.delete(session)
     this.#refused.delete(session)
     if (this.#byClient.get(session.clientId) === session) this.#byClient.delete(session.clientId)
+    const said = { ...who(session), openMs: Math.round(this.#env.clock.monotonicMs() - session.acceptedMs) }
     if (error !== undefined) {
-      this.#backend.logger.warn(
-        { remote: session.remote, client: session.clientName, code: error.code, reason: error.message },
-        'connection ended by an error',
-      )
+      const { code, message } = error
+      this.#log.write('warn', 'connection ended by an error', { ...said, code, reason: message })
+    } else if (session.number > 0) {
+      this.#log.write('info', 'client disconnected', said)
     }
     if (this.#sessions.size === 0) this.#whenEmpty?.()
+  }
+
+  refused(session: Session, error: MqError): void {
+    const { code, message } = error
+    // That a client gave up is its own affair; that its connection ends is told when it has.
+    if (code === 'CANCELLED' || errorTable[code].closes) return
+    this.#log.write('info', 'request refused', { ...who(session), code, reason: message })
   }
 
   /** No new connections; those that are open are told. */
@@ -148,7 +159,11 @@ export class Listener implements SessionHost {
   async close(): Promise<void> {
     this.#refusal = new MqError('STOPPING', 'the broker is stopping')
     await this.#listener.close()
-    if (this.#sessions.size === 0) return
+    if (this.#sessions.size > 0) await this.#endAll()
+    this.#log.close()
+  }
+
+  async #endAll(): Promise<void> {
     const empty = new Promise<void>((resolve) => (this.#whenEmpty = resolve))
     for (const session of [...this.#sessions]) session.end()
     const timer = this.#env.clock.after(1000, () => this.destroy())
@@ -165,7 +180,11 @@ export class Listener implements SessionHost {
 
   #accept(socket: Socket): void {
     const refusal = this.#whyNot()
-    if (refusal !== null && this.#refused.size >= refusedMax) return socket.destroy()
+    if (refusal !== null && this.#refused.size >= refusedMax) {
+      const { code } = refusal
+      this.#log.write('warn', 'connection cut without a word', { remote: socket.remote, code })
+      return socket.destroy()
+    }
     const session = new Session(socket, this.#env.clock, this)
     this.#sessions.add(session)
     if (refusal === null) return
@@ -180,4 +199,9 @@ export class Listener implements SessionHost {
     if (this.#sessions.size - this.#refused.size < maxConnections) return null
     return new MqError('TOO_MANY_CONNECTIONS', `${maxConnections} connections are open`)
   }
+}
+
+/** A session as the log names it. */
+function who(session: Session): { client: string; remote: string } {
+  return { client: session.clientName, remote: session.remote }
 }

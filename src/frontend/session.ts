@@ -48,6 +48,8 @@ export interface SessionHost {
   /** The handshake is done: older sessions of the same client end. @returns false when a newer one is here */
   opened(session: Session): boolean
   closed(session: Session, error: MqError | undefined): void
+  /** A request was answered with an error. */
+  refused(session: Session, error: MqError): void
   /**
    * Carries a request out and answers it by `session.answer` or `session.refuse`, now or later, exactly once.
    * @param headroom bytes before the frame's first that may be overwritten
@@ -70,6 +72,8 @@ export class Session {
   readonly #connection: Connection
   readonly #clock: Clock
   readonly remote: string
+  /** When it was accepted, by the monotonic clock. */
+  readonly acceptedMs: number
   /** Requests without an answer; a function gives the request up. */
   readonly #inFlight = new Map<RequestId, (() => void) | null>()
   #mode: 'handshake' | 'open' | 'closed' = 'handshake'
@@ -80,6 +84,7 @@ export class Session {
     this.#host = host
     this.#clock = clock
     this.remote = socket.remote
+    this.acceptedMs = clock.monotonicMs()
     this.#connection = new Connection(socket, {
       clock,
       role: 'server',
@@ -132,6 +137,7 @@ export class Session {
   }
 
   refuse(id: RequestId, error: MqError): void {
+    if (this.#mode === 'open') this.#host.refused(this, error)
     this.answer(id, errorFrame(id, error))
     if (errorTable[error.code].closes) this.close(error)
   }

@@ -1,7 +1,8 @@
-/** The HTTP port: whether the process lives and whether it serves, for load balancers and service managers. */
+/** The HTTP port: whether the process lives and whether it serves, and its metrics. For machines that look after it. */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { Address } from '../env.ts'
 import { listenError } from '../wire/sockets.ts'
+import { expositionType } from './exposition.ts'
 
 /** Probes are few and short; whoever wants more of this port waits. */
 const connectionsMax = 64
@@ -9,11 +10,14 @@ const headerBytesMax = 8 << 10
 const headersMs = 5000
 const requestMs = 10_000
 const idleMs = 5000
+const plainType = 'text/plain; charset=utf-8'
 
 export interface HttpOptions {
   readonly address: Address
   /** Why requests cannot be served now; empty when they can. */
   readonly readiness: () => readonly string[]
+  /** What `/metrics` answers, in Prometheus's text format. */
+  readonly metrics: () => Promise<string>
 }
 
 export interface HttpServer {
@@ -24,7 +28,8 @@ export interface HttpServer {
 }
 
 /** @throws MqError ADDRESS_IN_USE, ADDRESS_NOT_AVAILABLE */
-export async function startHttp({ address, readiness }: HttpOptions): Promise<HttpServer> {
+export async function startHttp({ address, readiness, metrics }: HttpOptions): Promise<HttpServer> {
+  const shared = once(metrics)
   const server = createServer(
     {
       maxHeaderSize: headerBytesMax,
@@ -33,7 +38,7 @@ export async function startHttp({ address, readiness }: HttpOptions): Promise<Ht
       keepAliveTimeout: idleMs,
       connectionsCheckingInterval: 1000,
     },
-    (request, response) => answer(request, response, readiness),
+    (request, response) => answer(request, response, readiness, shared),
   )
   server.maxConnections = connectionsMax
   await new Promise<void>((resolve, reject) => {
@@ -61,6 +66,7 @@ function answer(
   request: IncomingMessage,
   response: ServerResponse,
   readiness: () => readonly string[],
+  metrics: () => Promise<string>,
 ): void {
   if (request.method !== 'GET' && request.method !== 'HEAD') {
     response.setHeader('allow', 'GET, HEAD')
@@ -74,16 +80,31 @@ function answer(
       const reasons = readiness()
       return reply(response, reasons.length === 0 ? 200 : 503, { ready: reasons.length === 0, reasons })
     }
+    case '/metrics':
+      metrics().then(
+        (text) => reply(response, 200, text, expositionType),
+        () => reply(response, 500, 'The metrics could not be read.\n'),
+      )
+      return
     default:
-      return reply(response, 404, 'There is nothing here; see /healthz and /readyz.\n')
+      return reply(response, 404, 'There is nothing here; see /healthz, /readyz and /metrics.\n')
   }
 }
 
-function reply(response: ServerResponse, status: number, body: string | object): void {
+/** Whoever asks while an answer is being made gets the same: many scrapers cost no more than one. */
+function once(make: () => Promise<string>): () => Promise<string> {
+  let making: Promise<string> | null = null
+  return () => {
+    making ??= make().finally(() => (making = null))
+    return making
+  }
+}
+
+function reply(response: ServerResponse, status: number, body: string | object, type = plainType): void {
   const isText = typeof body === 'string'
   const bytes = Buffer.from(isText ? body : `${JSON.stringify(body)}\n`)
   response.writeHead(status, {
-    'content-type': isText ? 'text/plain; charset=utf-8' : 'application/json',
+    'content-type': isText ? type : 'application/json',
     'content-length': bytes.length,
     'cache-control': 'no-store',
     'x-content-type-options': 'nosniff',

@@ -17,10 +17,13 @@ export const entryKind = {
   leases: 5,
   evict: 6,
   quarantine: 7,
+  purge: 16,
 } as const
 
-const kindNames = ['', 'batch', 'settle', 'fail', 'epochStart', 'leases', 'evict', 'quarantine'] as const
 export type EntryKind = keyof typeof entryKind
+/** By number; most numbers have none. */
+const kindNames: (EntryKind | undefined)[] = []
+for (const name of Object.keys(entryKind) as EntryKind[]) kindNames[entryKind[name]] = name
 
 export const noProducer: ProducerId = '\0'.repeat(16)
 export const chainStart: Uint8Array = new Uint8Array(8)
@@ -189,7 +192,7 @@ export function decodeHeader(name: LogName, record: Buffer, at: number): Entry {
 export function parseEntry(bytes: Buffer): Entry {
   const kind = kindNames[bytes[13]!]
   const flags = bytes.readUInt16BE(14)
-  if (bytes[12] !== entryFormat || kind === undefined || kind === '' || (flags & ~flagOwnDelays) !== 0) {
+  if (bytes[12] !== entryFormat || kind === undefined || (flags & ~flagOwnDelays) !== 0) {
     throw new MqError(
       'NEWER_DATA_FORMAT',
       `entry of format ${bytes[12]}, kind ${bytes[13]}, flags ${flags}: written by a newer version`,

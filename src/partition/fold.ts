@@ -107,6 +107,9 @@ export class PartitionState {
         for (const id of body.producers) this.producers.delete(id)
         this.floor = Math.max(this.floor, body.floor)
         break
+      case 'purge':
+        this.#leave(body.ranges)
+        break
       case 'quarantine':
         for (let i = 0; i < body.ranges.length; i += 2) {
           const start = body.ranges[i]!

@@ -21,6 +21,7 @@ import { limits, type Epoch, type LeaseId, type Offset, type ProducerId } from '
 import { pack } from '../wire/msgpack.ts'
 import { encodeEntry, noProducer, type EntryHeader, type LogName } from './entry.ts'
 import { type PartitionState, type Outcome } from './fold.ts'
+import { Counts } from './counts.ts'
 import { Leases } from './leases.ts'
 import { delaysOf, encodeBody, failCause, settledBy, type EntryBody, type Ranges } from './payload.ts'
 import { RangeMap, type Run } from './range-map.ts'
@@ -117,6 +118,8 @@ const producerEpochMax = 0xffff_ffff
 
 export class Leader<Ref> {
   readonly state: PartitionState
+  /** For metrics; nothing is decided by it. */
+  readonly counts = new Counts()
   readonly #name: LogName
   readonly #sink: LeaderSink<Ref>
   readonly #options: LeaderOptions
@@ -387,6 +390,7 @@ export class Leader<Ref> {
     for (let i = 0; i < ranges.length; i += 2) {
       invariant(this.#ready.covers(ranges[i]!, ranges[i + 1]!), 'only what is ready is leased')
       this.#ready.delete(ranges[i]!, ranges[i + 1]!)
+      this.counts.delivered += ranges[i + 1]! - ranges[i]!
     }
     return this.#leases.grant(this.state.epoch, ranges, now.monotonicMs + visibilityTimeoutMs)
   }
@@ -398,6 +402,44 @@ export class Leader<Ref> {
     if (ranges.length === 0) return
     for (let i = 0; i < ranges.length; i += 2) this.#ready.delete(ranges[i]!, ranges[i]! + ranges[i + 1]!)
     this.#append({ kind: 'quarantine', ranges }, now, this.state.epoch)
+  }
+
+  /**
+   * Settles messages below `end` that are ready, delayed or leased, as many as one entry takes, by the leader's own decision:
+   * whoever has them leased has lost them. To be called again, once that is committed, until there are none.
+   * @returns how many messages
+   */
+  purge(end: Offset, now: Now): number {
+    if (!this.leading) return 0
+    const ranges: Ranges = []
+    const run: Run = { start: 0, end: 0, value: 0 }
+    let left = rangesPerEntryMax
+    for (let from = 0; left > 0 && this.#ready.nextRun(from, run) && run.start < end; from = run.end) {
+      pushRange(ranges, run.start, Math.min(run.end, end))
+      left--
+    }
+    for (let i = 0; i < ranges.length; i += 2) this.#ready.delete(ranges[i]!, ranges[i]! + ranges[i + 1]!)
+    const delayed: Ranges = []
+    for (let from = 0; left > 0 && this.#delayed.nextRun(from, run) && run.start < end; from = run.end) {
+      delayed.push(run.start, Math.min(run.end, end) - run.start)
+      left--
+    }
+    for (let i = 0; i < delayed.length; i += 2)
+      this.#delayed.delete(delayed[i]!, delayed[i]! + delayed[i + 1]!)
+    ranges.push(...delayed)
+    this.#leases.takeBelow(end, left, (start, stop) => pushRange(ranges, start, stop))
+    if (ranges.length === 0) return 0
+    this.#append({ kind: 'purge', ranges }, now, this.state.epoch)
+    let messages = 0
+    for (let i = 1; i < ranges.length; i += 2) messages += ranges[i]!
+    return messages
+  }
+
+  /** Whether a live message can be leased now, and up to which offset that holds. */
+  readyAt(offset: Offset): { isReady: boolean; end: Offset } {
+    const run: Run = { start: 0, end: 0, value: 0 }
+    if (!this.#ready.nextRun(offset, run)) return { isReady: false, end: Infinity }
+    return run.start === offset ? { isReady: true, end: run.end } : { isReady: false, end: run.start }
   }
 
   /** Time has passed: leases that ran out are failed deliveries, and what was delayed until now is ready. */
@@ -654,6 +696,7 @@ export class Leader<Ref> {
     }
     // The entry's own copy of the chain may be read back from a buffer that storage recycles: keep eight bytes.
     state.apply(header, body, Uint8Array.prototype.slice.call(entry, 4, 12))
+    this.counts.entry(body, header.count)
     this.#sink.append(entry, header.base, header.base + header.count)
   }
 

@@ -153,6 +153,28 @@ export class Leases {
     }
   }
 
+  /** Ends up to `rangesMax` ranges that are out below `end`, whoever has them; `taken` sees them. */
+  takeBelow(end: Offset, rangesMax: number, taken: RangeVisitor): void {
+    let left = rangesMax
+    for (const lease of [...this.#leases.values()]) {
+      if (left <= 0) return
+      const kept: number[] = []
+      for (let i = 0; i < lease.ranges.length; i += 3) {
+        const [from, to, expiresMs] = [lease.ranges[i]!, lease.ranges[i + 1]!, lease.ranges[i + 2]!]
+        if (from >= end || left <= 0) {
+          kept.push(from, to, expiresMs)
+          continue
+        }
+        const cut = Math.min(to, end)
+        if (cut < to) kept.push(cut, to, expiresMs)
+        this.#messages -= cut - from
+        left--
+        taken(from, cut)
+      }
+      this.#keep(lease, kept)
+    }
+  }
+
   /** Everything out, for a hand-over. Expiries become wall-clock times, which outlive the process. */
   handOver(nowMs: number, wallMs: number): HandedLease[] {
     return [...this.#leases.values()].map(({ id, epoch, ranges }) => {

@@ -45,6 +45,7 @@ export type EntryBody =
   | { kind: 'leases'; nextLease: LeaseId; leases: HandedLease[] }
   | { kind: 'evict'; floor: Offset; producers: ProducerId[] }
   | { kind: 'quarantine'; ranges: Ranges }
+  | { kind: 'purge'; ranges: Ranges }
 
 export function encodeBody(body: Exclude<EntryBody, { kind: 'batch' }>): Uint8Array {
   switch (body.kind) {
@@ -67,6 +68,7 @@ export function encodeBody(body: Exclude<EntryBody, { kind: 'batch' }>): Uint8Ar
     case 'evict':
       return pack([body.floor, body.producers.map((id) => Buffer.from(id, 'latin1'))])
     case 'quarantine':
+    case 'purge':
       return pack([body.ranges])
   }
 }
@@ -124,6 +126,8 @@ export function decodeBody(entry: Entry, rotten = false): EntryBody {
           return Buffer.from(id).toString('latin1')
         }),
       }
+    case 'purge':
+      return { kind: 'purge', ranges: ranges(fields[0], entry) }
     case 'quarantine':
       return { kind: 'quarantine', ranges: ranges(fields[0], entry) }
   }

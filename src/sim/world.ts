@@ -44,6 +44,8 @@ export class SimWorld {
   afterEachStep: (() => void | Promise<void>) | undefined
   /** Is told every event and delivery, one line each: two runs with one seed tell the same. */
   log: ((line: string) => void) | undefined
+  /** Is told when something is due at this very moment: for a driver that keeps the world going by itself. */
+  onDue: (() => void) | undefined
 
   #faults: FaultOptions
   readonly #queue = new EventQueue()
@@ -74,6 +76,16 @@ export class SimWorld {
   /** Wall-clock time in whole milliseconds. */
   get nowMs(): number {
     return Math.floor(this.#exactMs)
+  }
+
+  /** Wall-clock time in fractions of milliseconds. */
+  get exactMs(): number {
+    return this.#exactMs
+  }
+
+  /** When the next event is due, as `exactMs` counts; Infinity when nothing is left to happen. */
+  get nextMs(): number {
+    return this.#queue.peek()?.atMs ?? Infinity
   }
 
   /** Events run so far. */
@@ -242,6 +254,7 @@ export class SimWorld {
   #push(atMs: number, kind: EventKind, host: SimHost | undefined, run: (() => void) | undefined): SimEvent {
     const event = new SimEvent(atMs, this.#sequence++, kind, host, run)
     this.#queue.push(event)
+    if (atMs <= this.#exactMs) this.onDue?.()
     return event
   }
 

@@ -60,6 +60,8 @@ export interface LogEvents {
   relieved(): void
   /** The disk is full (true), or takes commits again (false). */
   full(isFull: boolean): void
+  /** A group was committed, for which the disk took `tookMs`. */
+  committed?(tookMs: number, puts: readonly Put[]): void
 }
 
 /** What a start finds of one partition. */
@@ -140,6 +142,11 @@ export class SharedLog {
 
   get segmentCount(): number {
     return this.#segments.length
+  }
+
+  /** The segments there are, oldest first, with the bytes in use in each. */
+  get segments(): readonly { readonly name: string; readonly usedBytes: number }[] {
+    return this.#segments
   }
 
   get backlogged(): boolean {
@@ -274,9 +281,11 @@ export class SharedLog {
   async #commit(segment: Segment, puts: readonly Put[]): Promise<boolean> {
     for (;;) {
       const watchdog = this.#watchdog('a commit')
+      const begunMs = this.#clock.monotonicMs()
       try {
         await segment.commit(puts)
         watchdog.cancel()
+        this.#events.committed?.(this.#clock.monotonicMs() - begunMs, puts)
         this.#setFull(false)
         // The watchdog may have given the disk up meanwhile: then nothing may be told.
         return this.#mode === 'committing'
@@ -441,6 +450,35 @@ export class PartitionLog {
   read(offset: Offset): Entry {
     const cached = this.cached.find(offset)
     if (cached !== null) return cached
+    const { value, at } = this.#find(offset)
+    const entry = decodeEntry(this.name, Buffer.from(value.subarray(at, at + entryLength(value, at))), 0)
+    this.cached.read(entry)
+    return entry
+  }
+
+  /**
+   * The entry that holds `offset`, which is below `durableEnd`, verified, in memory of its own; past the cache, as
+   * `headerAt`.
+   * @throws CorruptEntry
+   */
+  look(offset: Offset): Entry {
+    const { value, at } = this.#find(offset)
+    return decodeEntry(this.name, Buffer.from(value.subarray(at, at + entryLength(value, at))), 0)
+  }
+
+  /**
+   * The header of the entry that holds `offset`, which is below `durableEnd`: for whoever only looks, so past the
+   * cache, which is for readers.
+   * @throws CorruptEntry
+   */
+  headerAt(offset: Offset): { base: Offset; end: Offset; timeMs: number } {
+    const { value, at } = this.#find(offset)
+    const { base, count, timeMs } = decodeHeader(this.name, value, at)
+    return { base, end: base + count, timeMs }
+  }
+
+  /** Where the entry that holds `offset` is; the bytes are valid until the segment is next called. */
+  #find(offset: Offset): { value: Buffer; at: number } {
     const found = this.#segmentOf(offset)?.floor(this.key(offset))
     if (found === undefined || !this.owns(found.key))
       throw new CorruptEntry(`no record holds offset ${offset}`)
@@ -448,11 +486,7 @@ export class PartitionLog {
     for (let at = 0; at < value.length;) {
       const { base, count, length } = peekEntry(value, at)
       // A count that has rotted may reach over its neighbours: only a header that verifies says whose offset it is.
-      if (offset >= base && offset < base + count && verifies(this.name, value, at)) {
-        const entry = decodeEntry(this.name, Buffer.from(value.subarray(at, at + length)), 0)
-        this.cached.read(entry)
-        return entry
-      }
+      if (offset >= base && offset < base + count && verifies(this.name, value, at)) return { value, at }
       at += length
     }
     throw new CorruptEntry(`no entry that verifies holds offset ${offset}`)

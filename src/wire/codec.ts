@@ -21,6 +21,7 @@ import {
   type Delivery,
   type LeasedRange,
   type LookupResult,
+  type Peeked,
   type SendRequest,
   type Sequenced,
   type ServerFrame,
@@ -68,6 +69,9 @@ const fieldsOf: Readonly<Record<number, readonly string[]>> = {
   [op.listQueues]: ['after', 'limit'],
   [op.describeQueue]: ['name'],
   [op.deleteQueue]: ['name', 'queueId'],
+  [op.updateQueue]: ['name', 'options'],
+  [op.purgeQueue]: ['name', 'dryRun'],
+  [op.peek]: ['name', 'max'],
   [op.send]: [
     'queueId',
     'partition',
@@ -104,13 +108,7 @@ const fieldsOf: Readonly<Record<number, readonly string[]>> = {
 }
 
 /** Known, and not done yet. Their fields are not looked at. */
-const unsupportedOps: ReadonlySet<number> = new Set([
-  op.updateQueue,
-  op.purgeQueue,
-  op.peek,
-  op.redrive,
-  op.cluster,
-])
+const unsupportedOps: ReadonlySet<number> = new Set([op.redrive, op.cluster])
 
 /** What only a server sends. */
 const serverOps: ReadonlySet<number> = new Set([
@@ -312,6 +310,27 @@ function readClientFrame(head: Head): ClientFrame {
       }
     case op.describeQueue:
       return { op: 'describeQueue', id, name: readQueueName(cursor, 'name') }
+    case op.updateQueue:
+      return {
+        op: 'updateQueue',
+        id,
+        name: readQueueName(cursor, 'name'),
+        options: readFreeMap(cursor, 'options', freeValueBytesMax),
+      }
+    case op.purgeQueue:
+      return {
+        op: 'purgeQueue',
+        id,
+        name: readQueueName(cursor, 'name'),
+        dryRun: cursor.boolean('dryRun'),
+      }
+    case op.peek:
+      return {
+        op: 'peek',
+        id,
+        name: readQueueName(cursor, 'name'),
+        max: cursor.integer('max', 1, limits.receiveMessagesMax),
+      }
     default:
       return {
         op: 'deleteQueue',
@@ -876,6 +895,12 @@ export function encodeClientFrame(frame: ClientFrame): Uint8Array {
         frame.name,
         frame.queueId === null ? null : Buffer.from(frame.queueId, 'hex'),
       ])
+    case 'updateQueue':
+      return encodeFrame([op.updateQueue, frame.id, frame.name, frame.options])
+    case 'purgeQueue':
+      return encodeFrame([op.purgeQueue, frame.id, frame.name, frame.dryRun])
+    case 'peek':
+      return encodeFrame([op.peek, frame.id, frame.name, frame.max])
     case 'unsupported':
     case 'forbidden':
       return encodeFrame([frame.nr, frame.id])
@@ -1004,4 +1029,31 @@ export function lookupOfResult(result: unknown): LookupResult {
 
 function isCount(value: unknown): value is number {
   return typeof value === 'number' && Number.isSafeInteger(value) && value >= 0
+}
+
+export function peekedToResult(peeked: readonly Peeked[]): unknown {
+  return peeked.map((p) => [p.partition, p.epoch, p.base, p.sentAtMs, p.deliveries, p.state, p.crc, p.batch])
+}
+
+/** @throws MqError INVALID_FIELD */
+export function peekedOfResult(result: unknown): Peeked[] {
+  const isNumber = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0
+  if (!Array.isArray(result)) throw invalidField('result', 'is no list')
+  return result.map((item: unknown) => {
+    const fields: unknown[] = Array.isArray(item) ? item : []
+    const [partition, epoch, base, sentAtMs, deliveries, state, crc, batch] = fields
+    if (
+      !isNumber(partition) ||
+      !isNumber(epoch) ||
+      !isNumber(base) ||
+      !isNumber(sentAtMs) ||
+      !isNumber(deliveries) ||
+      !isNumber(crc) ||
+      (state !== 'ready' && state !== 'leased') ||
+      !(batch instanceof Uint8Array)
+    ) {
+      throw invalidField('result', 'holds what is no peeked batch')
+    }
+    return { partition, epoch, base, sentAtMs, deliveries, state, crc, batch }
+  })
 }

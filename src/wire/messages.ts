@@ -165,6 +165,10 @@ export type ClientFrame =
   | { op: 'listQueues'; id: RequestId; after: string | null; limit: number }
   | { op: 'describeQueue'; id: RequestId; name: string }
   | { op: 'deleteQueue'; id: RequestId; name: string; queueId: QueueId | null }
+  /** nil stands for the default. */
+  | { op: 'updateQueue'; id: RequestId; name: string; options: Record<string, unknown> }
+  | { op: 'purgeQueue'; id: RequestId; name: string; dryRun: boolean }
+  | { op: 'peek'; id: RequestId; name: string; max: number }
   | SendRequest
   | ReceiveRequest
   | SettleRequest
@@ -187,6 +191,19 @@ export interface Delivery {
   sentAtMs: number
   /** For all messages, or one for each. */
   deliveryCount: number | number[]
+  crc: number
+  batch: Uint8Array
+}
+
+/** What PEEK shows of a batch: messages that follow each other and are in one state. */
+export interface Peeked {
+  partition: PartitionId
+  epoch: Epoch
+  base: Offset
+  sentAtMs: number
+  /** How often each was delivered. */
+  deliveries: number
+  state: 'ready' | 'leased'
   crc: number
   batch: Uint8Array
 }

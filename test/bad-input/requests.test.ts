@@ -63,7 +63,7 @@ void row('a name that no queue may have: INVALID_NAME', async (t) => {
     assertRefused(t, await peer.ask(op.lookup, name), invalid, `LOOKUP ${what}`)
     assertRefused(t, await peer.ask(op.createQueue, name, {}), invalid, `CREATE_QUEUE ${what}`)
     assertRefused(t, await peer.ask(op.describeQueue, name), invalid, `DESCRIBE_QUEUE ${what}`)
-    assertRefused(t, await peer.ask(op.deleteQueue, name), invalid, `DELETE_QUEUE ${what}`)
+    assertRefused(t, await peer.ask(op.deleteQueue, name, null), invalid, `DELETE_QUEUE ${what}`)
     const after = { code: 'INVALID_NAME', field: 'after' }
     assertRefused(t, await peer.ask(op.listQueues, name, 10), after, `LIST_QUEUES ${what}`)
   }
@@ -88,7 +88,7 @@ void row('names of a prototype are names like others', async (t) => {
     assertRefused(t, await peer.ask(op.lookup, name), { code: 'QUEUE_NOT_FOUND' }, name)
     t.equal((await peer.ask(op.createQueue, name, {}))[0], op.ok)
     t.equal((await peer.ask(op.describeQueue, name))[2].name, name)
-    t.equal((await peer.ask(op.deleteQueue, name))[0], op.ok)
+    t.equal((await peer.ask(op.deleteQueue, name, null))[0], op.ok)
   }
 })
 
@@ -206,7 +206,22 @@ void row('a field that is missing, or one too many: INVALID_FIELD naming it', as
       ['after', 'limit'],
     ],
     [[op.describeQueue, 'witness'], ['name']],
-    [[op.deleteQueue, 'witness'], ['name']],
+    [
+      [op.deleteQueue, 'witness', null],
+      ['name', 'queueId'],
+    ],
+    [
+      [op.updateQueue, 'witness', {}],
+      ['name', 'options'],
+    ],
+    [
+      [op.purgeQueue, 'witness', true],
+      ['name', 'dryRun'],
+    ],
+    [
+      [op.peek, 'witness', 1],
+      ['name', 'max'],
+    ],
     [
       [op.send, ...sendFields(queue)],
       'queueId partition producerId producerEpoch sequence opening count crc batch'.split(' '),
@@ -317,7 +332,7 @@ void row('a delay of a message that is no delay: INVALID_FIELD naming its column
 void row('what this version does not do: UNSUPPORTED', async (t) => {
   const queue = await stage.queue()
   const unsupported: Frame[] = [
-    ...[op.updateQueue, op.purgeQueue, op.peek, op.redrive, op.cluster].map((nr) => [nr, 'anything']),
+    ...[op.redrive, op.cluster].map((nr) => [nr, 'anything']),
     [op.receive, ...receiveFields(queue, { mode: 1 })],
     [op.subscribe, ...subscribeFields(queue, { mode: 1 })],
     [op.settle, ...settleFields(queue, { action: 3 })],

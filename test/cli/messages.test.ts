@@ -271,3 +271,46 @@ t.test('a message that was sent with a delay is delayed, and then there', async 
   const received = await broker.run(['receive', 'orders', '--max', '2', '--wait', '20s', '--ack'])
   t.equal(received.stdout, 'soon\n')
 })
+
+t.test('queue edit changes what is given, and prints what is in force', async (t) => {
+  const broker = await brokerWithQueue(t, '--max-message-bytes', '2KiB')
+  const { code, stdout } = await broker.run(['queue', 'edit', 'orders', '--visibility-timeout', '5s'])
+  t.equal(code, 0)
+  t.match(stdout, /\nvisibility-timeout +5s\n/)
+  t.match(stdout, /\nmax-message-bytes +2KiB\n/)
+})
+
+t.test('queue edit without an option is wrong usage', async (t) => {
+  const broker = await brokerWithQueue(t)
+  const { code, stderr } = await broker.run(['queue', 'edit', 'orders'])
+  t.equal(code, 2)
+  assertOneLine(t, stderr, /at least one option/)
+})
+
+t.test('queue edit of what cannot be changed is refused', async (t) => {
+  const broker = await brokerWithQueue(t)
+  const { code, stderr } = await broker.run(['queue', 'edit', 'orders', '--partitions', '2'])
+  t.equal(code, 1)
+  assertOneLine(t, stderr, /partitions is 1 and cannot be changed.*\(UNSUPPORTED\)/)
+})
+
+t.test('queue purge removes messages, and with --dry-run only counts them', async (t) => {
+  const broker = await brokerWithQueue(t)
+  await broker.run(['send', 'orders', '-'], { input: 'one\ntwo\n' })
+  const dry = await broker.run(['queue', 'purge', 'orders', '--dry-run'])
+  t.equal(dry.stdout, '2 messages of queue orders would be removed\n')
+  const purged = await broker.run(['queue', 'purge', 'orders', '--json'])
+  t.strictSame(JSON.parse(purged.stdout), { name: 'orders', messages: 2, dryRun: false })
+  t.equal((await broker.run(['receive', 'orders'])).stdout, '')
+})
+
+t.test('peek prints messages and leaves them', async (t) => {
+  const broker = await brokerWithQueue(t)
+  await broker.run(['send', 'orders', '-'], { input: 'one\ntwo\n' })
+  await broker.run(['receive', 'orders'])
+  const { stdout } = await broker.run(['peek', 'orders'])
+  t.match(stdout, /^leased\t1\torders\/0\/\d+-\d+\tone\nready\t0\torders\/0\/\d+-\d+\ttwo\n$/)
+  const json = JSON.parse((await broker.run(['peek', 'orders', '--max', '1', '--json'])).stdout)
+  t.match(json, [{ queue: 'orders', state: 'leased', body: 'one', deliveryCount: 1, priority: 0 }])
+  t.equal((await broker.run(['receive', 'orders', '--ack'])).stdout, 'two\n')
+})

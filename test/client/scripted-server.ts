@@ -164,10 +164,13 @@ export class Line {
       case 'unsubscribe':
         return this.send({ op: 'ok', id, result: null })
       case 'listQueues':
+      case 'peek':
         return this.send({ op: 'ok', id, result: [] })
       case 'createQueue':
       case 'deleteQueue':
       case 'describeQueue':
+      case 'updateQueue':
+      case 'purgeQueue':
         return this.send({ op: 'ok', id, result: null })
       case 'unsupported':
       case 'forbidden':
@@ -227,6 +230,9 @@ function said(frame: ClientFrame): string {
     case 'createQueue':
     case 'deleteQueue':
     case 'describeQueue':
+    case 'updateQueue':
+    case 'purgeQueue':
+    case 'peek':
       return `${frame.op} ${frame.name}`
     case 'hello':
     case 'heartbeat':

@@ -6,8 +6,11 @@ import t, { type Test } from 'tap'
 import { MqError } from '../../src/errors.ts'
 import { startHttp } from '../../src/observe/http.ts'
 
-async function server(t: Test, readiness: () => readonly string[] = () => []) {
-  const http = await startHttp({ address: { host: '127.0.0.1', port: 0 }, readiness })
+const metrics = async () => 'up 1\n'
+
+async function server(t: Test, readiness: () => readonly string[] = () => [], options: object = {}) {
+  const address = { host: '127.0.0.1', port: 0 }
+  const http = await startHttp({ address, readiness, metrics, ...options })
   t.teardown(() => http.close())
   return http
 }
@@ -47,9 +50,44 @@ t.test('HEAD is GET without the body', async (t) => {
   t.ok(Number(headers['content-length']) > 0)
 })
 
+t.test('/metrics is what the broker writes, in the format that Prometheus asks for', async (t) => {
+  const { address } = await server(t)
+  const { status, body, headers } = await ask(address, '/metrics')
+  t.equal(status, 200)
+  t.equal(body, 'up 1\n')
+  t.equal(headers['content-type'], 'text/plain; version=0.0.4; charset=utf-8')
+})
+
+t.test('whoever asks for metrics while they are written gets the same answer', async (t) => {
+  let written = 0
+  let finish = () => {}
+  const asked = new Promise<void>((resolve) => (finish = resolve))
+  const slow = async () => {
+    await asked
+    return `written ${++written}\n`
+  }
+  const { address } = await server(t, () => [], { metrics: slow })
+  const answers = Promise.all([ask(address, '/metrics'), ask(address, '/metrics')])
+  // A third answer, so that both questions have been read.
+  await ask(address, '/healthz')
+  finish()
+  t.strictSame(
+    (await answers).map(({ body }) => body),
+    ['written 1\n', 'written 1\n'],
+  )
+})
+
+t.test('metrics that cannot be written are 500, without a word of why', async (t) => {
+  const metrics = () => Promise.reject(new Error('secret'))
+  const { address } = await server(t, () => [], { metrics })
+  const { status, body } = await ask(address, '/metrics')
+  t.equal(status, 500)
+  t.notMatch(body, 'secret')
+})
+
 t.test('anything else is told what there is', async (t) => {
   const { address } = await server(t)
-  for (const path of ['/', '/metrics', '/healthz/', '/../healthz', '/%2e']) {
+  for (const path of ['/', '/metrics/', '/healthz/', '/../healthz', '/%2e']) {
     const { status, body } = await ask(address, path)
     t.equal(status, 404, path)
     t.match(body, '/healthz')
@@ -75,12 +113,12 @@ t.test('what is no HTTP, or has endless headers, is refused', async (t) => {
 
 t.test('a port that is taken is refused by name', async (t) => {
   const { address } = await server(t)
-  const again = startHttp({ address, readiness: () => [] })
+  const again = startHttp({ address, readiness: () => [], metrics })
   await t.rejects(again, new MqError('ADDRESS_IN_USE', `127.0.0.1:${address.port} (HTTP) is in use`))
 })
 
 t.test('an address that is not ours is refused', async (t) => {
-  const start = startHttp({ address: { host: '192.0.2.1', port: 0 }, readiness: () => [] })
+  const start = startHttp({ address: { host: '192.0.2.1', port: 0 }, readiness: () => [], metrics })
   await t.rejects(start, { code: 'ADDRESS_NOT_AVAILABLE' })
 })
 
@@ -98,7 +136,7 @@ t.test('connections are bounded', async (t) => {
 })
 
 t.test('close ends connections that are open, and may be called again', async (t) => {
-  const http = await startHttp({ address: { host: '127.0.0.1', port: 0 }, readiness: () => [] })
+  const http = await startHttp({ address: { host: '127.0.0.1', port: 0 }, readiness: () => [], metrics })
   const socket = connect(http.address.port, '127.0.0.1')
   socket.on('error', () => {})
   await once(socket, 'connect')

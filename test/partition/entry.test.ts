@@ -95,7 +95,16 @@ void t.test('the format is these bytes, and these only', async (t) => {
 })
 
 void t.test('each kind keeps its number', async (t) => {
-  t.strictSame(entryKind, { batch: 1, settle: 2, fail: 3, epochStart: 4, leases: 5, evict: 6, quarantine: 7 })
+  t.strictSame(entryKind, {
+    batch: 1,
+    settle: 2,
+    fail: 3,
+    epochStart: 4,
+    leases: 5,
+    evict: 6,
+    quarantine: 7,
+    purge: 16,
+  })
 })
 
 void t.test('an entry reads as it was written', async (t) => {

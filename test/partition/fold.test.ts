@@ -104,6 +104,9 @@ class NaiveLog {
         for (const id of body.producers) this.producers.delete(id)
         this.floor = Math.max(this.floor, body.floor)
         break
+      case 'purge':
+        for (const offset of offsetsOf(body.ranges)) this.messages.set(offset, 'settled')
+        break
       case 'quarantine':
         for (const offset of offsetsOf(body.ranges)) {
           this.messages.set(offset, 'quarantined')
@@ -215,7 +218,8 @@ function fold(entries: Written[], state = new PartitionState()): PartitionState 
 const producerIds = ['a', 'b', 'c'].map((letter) => letter.repeat(16))
 
 interface Action {
-  what: 'batch' | 'settle' | 'fail' | 'restart' | 'handOver' | 'evict' | 'quarantine' | 'newInstance'
+  what:
+    'batch' | 'settle' | 'fail' | 'restart' | 'handOver' | 'evict' | 'quarantine' | 'purge' | 'newInstance'
   /** Which of what there is to choose from: bit i for the i-th, going round. */
   which: number
   size: number
@@ -227,7 +231,7 @@ const action: fc.Arbitrary<Action> = fc.record({
     { weight: 8, arbitrary: fc.constant('batch' as const) },
     { weight: 6, arbitrary: fc.constantFrom('settle' as const, 'fail' as const) },
     { weight: 3, arbitrary: fc.constantFrom('restart' as const, 'handOver' as const, 'quarantine' as const) },
-    { weight: 2, arbitrary: fc.constantFrom('evict' as const, 'newInstance' as const) },
+    { weight: 2, arbitrary: fc.constantFrom('evict' as const, 'newInstance' as const, 'purge' as const) },
   ),
   which: fc.nat(0xffff),
   size: fc.integer({ min: 1, max: 5 }),
@@ -292,8 +296,9 @@ function written(actions: Action[]): NaiveLog {
       }
       case 'evict':
         return log.write({ kind: 'evict', floor: log.logEnd - size, producers: [producerId] }, { timeMs })
+      case 'purge':
       case 'quarantine':
-        return log.write({ kind: 'quarantine', ranges }, { timeMs })
+        return log.write({ kind: what, ranges }, { timeMs })
     }
   })
   return log

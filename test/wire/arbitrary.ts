@@ -89,7 +89,9 @@ export const clientFrames: fc.Arbitrary<ClientFrame> = fc.oneof(
   fc.record({ op: fc.constant('cancel' as const), id }),
   fc.record({ op: fc.constantFrom('lookup', 'describeQueue'), id, name: queueName }),
   fc.record({ op: fc.constant('deleteQueue'), id, name: queueName, queueId: fc.option(queueId) }),
-  fc.record({ op: fc.constant('createQueue' as const), id, name: queueName, options: freeMap }),
+  fc.record({ op: fc.constantFrom('createQueue', 'updateQueue'), id, name: queueName, options: freeMap }),
+  fc.record({ op: fc.constant('purgeQueue' as const), id, name: queueName, dryRun: fc.boolean() }),
+  fc.record({ op: fc.constant('peek' as const), id, name: queueName, max: from1To(1000) }),
   fc.record({
     op: fc.constant('listQueues' as const),
     id,
@@ -155,7 +157,7 @@ export const clientFrames: fc.Arbitrary<ClientFrame> = fc.oneof(
   fc.record({
     op: fc.constant('unsupported' as const),
     id,
-    nr: fc.constantFrom(15, 16, 17, 18, 19),
+    nr: fc.constantFrom(18, 19),
   }),
   fc.record({
     op: fc.constant('subscribe' as const),

@@ -24,6 +24,9 @@ const valid = [
   [op.listQueues, 5, null, 10],
   [op.describeQueue, 5, 'orders'],
   [op.deleteQueue, 5, 'orders', null],
+  [op.updateQueue, 5, 'orders', { visibilityTimeoutMs: 5000 }],
+  [op.purgeQueue, 5, 'orders', true],
+  [op.peek, 5, 'orders', 10],
   send,
   receive,
   settle,
@@ -265,6 +268,9 @@ t.test('invalid UTF-8, NUL, ../, over 255 bytes, in a name', (t) => {
       [op.createQueue, 5, name, {}],
       [op.describeQueue, 5, name],
       [op.deleteQueue, 5, name, null],
+      [op.updateQueue, 5, name, {}],
+      [op.purgeQueue, 5, name, false],
+      [op.peek, 5, name, 1],
     ]) {
       t.match(
         refusal(frame),
@@ -349,6 +355,9 @@ t.test('missing or extra field', (t) => {
     ['after', 'limit'],
     ['name'],
     ['name'],
+    ['name', 'options'],
+    ['name', 'dryRun'],
+    ['name', 'max'],
     ['queueId', 'partition', 'producerId', 'producerEpoch', 'sequence', 'opening', 'count', 'crc', 'batch'],
     ['queueId', 'partition', 'max', 'maxBytes', 'waitMs', 'visibilityTimeoutMs', 'mode'],
     'queueId partition producerId producerEpoch sequence opening action items options outputs'.split(' '),
@@ -423,7 +432,7 @@ t.test('unknown version', (t) => {
 })
 
 t.test('operations of this protocol that this version does not do', (t) => {
-  for (const nr of [15, 16, 17, 18, 19]) {
+  for (const nr of [18, 19]) {
     t.same(decodeClientFrame(valueOf(encodeFrame([nr, 5, 'whatever']))), { op: 'unsupported', id: 5, nr })
   }
   t.end()

@@ -1,0 +1,27 @@
+import type { EntryBody, Ranges } from './payload.ts'
+
+/** What became of a partition's messages since this leader began: plain numbers, read when somebody asks. */
+export class Counts {
+  /** Messages taken. */
+  sent = 0
+  /** Messages leased; again and again for one that is delivered again. */
+  delivered = 0
+  /** Messages settled for good. */
+  acked = 0
+  /** Deliveries that failed. */
+  failed = 0
+
+  /** The leader has decided on an entry: one addition for a batch, one for each range of any other. */
+  entry(body: EntryBody, messages: number): void {
+    // The other kinds are about no message, or about none that a consumer had.
+    if (body.kind === 'batch') this.sent += messages
+    else if (body.kind === 'settle') this.acked += sizeOf(body.settled)
+    else if (body.kind === 'fail') this.failed += sizeOf(body.ranges)
+  }
+}
+
+function sizeOf(ranges: Ranges): number {
+  let size = 0
+  for (let i = 1; i < ranges.length; i += 2) size += ranges[i]!
+  return size
+}
