@@ -105,7 +105,10 @@ class NaiveLog {
         this.floor = Math.max(this.floor, body.floor)
         break
       case 'purge':
-        for (const offset of offsetsOf(body.ranges)) this.messages.set(offset, 'settled')
+        for (const offset of offsetsOf(body.ranges)) {
+          this.messages.set(offset, 'settled')
+          this.delayed.delete(offset)
+        }
         break
       case 'quarantine':
         for (const offset of offsetsOf(body.ranges)) {
