@@ -32,7 +32,7 @@ function peekInto(
     if (!leader.state.live.nextRun(from, run) || run.start >= leader.highWatermark) return
     const { start, value: nextDelivery } = run
     const { entry, end: entryEnd } = partition.look(start)
-    const { isReady, end: stateEnd } = leader.readyAt(start)
+    const { state, end: stateEnd } = leader.stateAt(start)
     if (entry === null) {
       from = entryEnd
       continue
@@ -56,8 +56,8 @@ function peekInto(
       epoch: entry.epoch,
       base: start,
       sentAtMs: entry.timeMs,
-      deliveries: isReady ? nextDelivery - 1 : nextDelivery,
-      state: isReady ? 'ready' : 'leased',
+      deliveries: state === 'leased' ? nextDelivery : nextDelivery - 1,
+      state,
       crc: crcOf(batch),
       batch,
     })

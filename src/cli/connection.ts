@@ -1,6 +1,7 @@
 /** How the commands that talk to a broker find it. */
 import type { Command } from 'commander'
 import { connect, type MqClient } from '../index.ts'
+import { currentServer } from './contexts.ts'
 
 const defaultServer = '127.0.0.1:7650'
 
@@ -11,7 +12,7 @@ export interface ConnectionOptions {
 export function withServer(command: Command): Command {
   return command.option(
     '--server <ADDRESS>',
-    `where the broker listens, several addresses with commas (default: MQ_SERVER, else ${defaultServer})`,
+    `where the broker listens, several addresses with commas (default: MQ_SERVER, else the current context, else ${defaultServer})`,
   )
 }
 
@@ -21,7 +22,7 @@ export async function withClient<T>(
   work: (client: MqClient) => Promise<T>,
 ): Promise<T> {
   // An empty variable counts as unset, as it does for `start`.
-  const servers = options.server ?? (process.env.MQ_SERVER || defaultServer)
+  const servers = options.server ?? (process.env.MQ_SERVER || currentServer() || defaultServer)
   const client = await connect({
     servers: servers.split(',').map((server) => server.trim()),
     name: 'mq-broker',

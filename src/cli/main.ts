@@ -36,6 +36,8 @@ const groups: Readonly<Record<string, Group>> = {
     description: 'lengthen the leases of deliveries, by their receipts',
     load: async () => ({ define: (await import('./settle.ts')).defineExtend }),
   },
+  context: { description: 'name brokers, and choose one', load: () => import('./context.ts') },
+  completion: { description: 'print completions for a shell', load: () => import('./completion.ts') },
 }
 
 /** Runs the command that `argv` (as in `process.argv`) asks for, and sets the process's exit code. */
@@ -65,7 +67,8 @@ async function createProgram(argv: readonly string[]): Promise<Command> {
     .showSuggestionAfterError()
   for (const [name, { description, load }] of Object.entries(groups)) {
     const command = program.command(name).description(description)
-    if (!argv.includes(name)) continue
+    // Completions are made of all of them.
+    if (!argv.includes(name) && argv[2] !== 'completion') continue
     const { define } = await load()
     define(command)
   }

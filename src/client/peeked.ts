@@ -10,7 +10,7 @@ export class PeekedMessage {
   /** The queue's name. */
   readonly queue: string
   /** `leased`: a consumer has it, or it is just on its way back. */
-  readonly state: 'ready' | 'leased'
+  readonly state: 'ready' | 'delayed' | 'leased'
   readonly body: Uint8Array
   readonly headers: Readonly<Record<string, string>>
   readonly key?: string | undefined

@@ -435,11 +435,19 @@ export class Leader<Ref> {
     return messages
   }
 
-  /** Whether a live message can be leased now, and up to which offset that holds. */
-  readyAt(offset: Offset): { isReady: boolean; end: Offset } {
+  /** What state a live, committed message is in, and up to which offset its neighbours are in it too, at least. */
+  stateAt(offset: Offset): { state: 'ready' | 'delayed' | 'leased'; end: Offset } {
     const run: Run = { start: 0, end: 0, value: 0 }
-    if (!this.#ready.nextRun(offset, run)) return { isReady: false, end: Infinity }
-    return run.start === offset ? { isReady: true, end: run.end } : { isReady: false, end: run.start }
+    let end = Infinity
+    if (this.#ready.nextRun(offset, run)) {
+      if (run.start === offset) return { state: 'ready', end: run.end }
+      end = run.start
+    }
+    if (this.#delayed.nextRun(offset, run)) {
+      if (run.start === offset) return { state: 'delayed', end: run.end }
+      end = Math.min(end, run.start)
+    }
+    return { state: 'leased', end }
   }
 
   /** Time has passed: leases that ran out are failed deliveries, and what was delayed until now is ready. */

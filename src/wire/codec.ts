@@ -1049,7 +1049,7 @@ export function peekedOfResult(result: unknown): Peeked[] {
       !isNumber(sentAtMs) ||
       !isNumber(deliveries) ||
       !isNumber(crc) ||
-      (state !== 'ready' && state !== 'leased') ||
+      (state !== 'ready' && state !== 'delayed' && state !== 'leased') ||
       !(batch instanceof Uint8Array)
     ) {
       throw invalidField('result', 'holds what is no peeked batch')

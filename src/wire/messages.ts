@@ -203,7 +203,7 @@ export interface Peeked {
   sentAtMs: number
   /** How often each was delivered. */
   deliveries: number
-  state: 'ready' | 'leased'
+  state: 'ready' | 'delayed' | 'leased'
   crc: number
   batch: Uint8Array
 }

@@ -252,3 +252,24 @@ test('pages of queues are put together in order', async (t) => {
     names.sort(),
   )
 })
+
+test('what is delayed is peeked at as delayed, and purged with the rest', async (t) => {
+  const bench = await BrokerBench.serving()
+  const client = await bench.connect()
+  await bench.complete(client.createQueue('orders'))
+  await bench.complete(client.send('orders', 'now'))
+  await bench.complete(client.send('orders', 'later', { delayMs: 60_000 }))
+  const peeked = await bench.complete(client.peek('orders', { max: 10 }))
+  t.strictSame(
+    peeked.map((message) => [message.text(), message.state]),
+    [
+      ['now', 'ready'],
+      ['later', 'delayed'],
+    ],
+  )
+  await bench.complete(client.purgeQueue('orders'))
+  const { messages } = await bench.complete(client.describeQueue('orders'))
+  t.strictSame(messages, { ready: 0, leased: 0, delayed: 0 })
+  await bench.world.advance(120_000)
+  t.strictSame(await bench.complete(client.receive('orders')), [])
+})

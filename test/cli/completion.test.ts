@@ -1,0 +1,44 @@
+/** What a shell proposes, as bash itself says; the others' scripts are made of the same words. */
+import { execFileSync } from 'node:child_process'
+import t from 'tap'
+import { assertOneLine, run } from './process.ts'
+
+const script = async (shell: string) => (await run(['completion', shell])).stdout
+
+/** What bash proposes for the last of these words. */
+function proposed(script: string, ...words: string[]): string[] {
+  const line = ['mq-broker', ...words].map((word) => `'${word}'`).join(' ')
+  const program = `${script}
+    COMP_WORDS=(${line}) COMP_CWORD=${words.length}
+    _mq_broker
+    printf '%s\\n' "\${COMPREPLY[@]}"`
+  return execFileSync('bash', ['-c', program], { encoding: 'utf8' }).trim().split('\n')
+}
+
+t.test('bash proposes commands, subcommands and flags', async (t) => {
+  const bash = await script('bash')
+  t.strictSame(proposed(bash, 're'), ['receive'])
+  t.strictSame(proposed(bash, 'queue', 'p'), ['purge'])
+  t.strictSame(proposed(bash, 'queue', 'create', 'orders', '--vis'), ['--visibility-timeout'])
+  t.strictSame(proposed(bash, 'receive', 'orders', '--ma'), ['--max'])
+  t.strictSame(proposed(bash, 'completion', 'f'), ['fish'])
+})
+
+t.test('bash proposes nothing of its own where nothing is known', async (t) => {
+  t.strictSame(proposed(await script('bash'), 'nothing', 'x'), [''])
+})
+
+t.test('zsh and fish know the same commands', async (t) => {
+  const zsh = await script('zsh')
+  t.match(zsh, /^#compdef mq-broker\n/)
+  t.match(zsh, /'queue purge'\) echo '--dry-run|'queue purge'\) echo '.*--dry-run/)
+  const fish = await script('fish')
+  t.match(fish, /-f -a 'purge' -d '/)
+  t.match(fish, /__fish_seen_subcommand_from queue; and __fish_seen_subcommand_from purge' -l 'dry-run' -d '/)
+})
+
+t.test('a shell that is none of them is wrong usage', async (t) => {
+  const { code, stderr } = await run(['completion', 'cmd'])
+  t.equal(code, 2)
+  assertOneLine(t, stderr, /bash, zsh, fish/)
+})
