@@ -32,6 +32,12 @@ export interface ProducerState {
   outcomes: Outcome[]
 }
 
+export function refusedNumbersOf(outcomes: readonly Outcome[]): number {
+  let numbers = 0
+  for (const { refused } of outcomes) numbers += refused?.length ?? 0
+  return numbers
+}
+
 export class PartitionState {
   /** The offset the next entry takes. */
   logEnd: Offset = 0
@@ -51,6 +57,8 @@ export class PartitionState {
   /** Messages that rotted on the disk. */
   quarantined = new RangeMap()
   producers = new Map<ProducerId, ProducerState>()
+  /** Numbers in all the `refused` ranges of all outcomes. */
+  refusedNumbers = 0
   /** A producer that is not known and opened below it may have been forgotten. */
   floor: Offset = 0
   /** The table of a planned stop; only while the LEASES entry is the last one. */
@@ -104,7 +112,10 @@ export class PartitionState {
         this.handedOver = { nextLease: body.nextLease, leases: body.leases }
         break
       case 'evict':
-        for (const id of body.producers) this.producers.delete(id)
+        for (const id of body.producers) {
+          this.refusedNumbers -= refusedNumbersOf(this.producers.get(id)?.outcomes ?? [])
+          this.producers.delete(id)
+        }
         this.floor = Math.max(this.floor, body.floor)
         break
       case 'purge':
@@ -179,13 +190,15 @@ export class PartitionState {
       // A newer instance of a named producer starts its sequences anew; the older one is fenced.
       producer.epoch = header.producerEpoch
       producer.opening = header.opening
+      this.refusedNumbers -= refusedNumbersOf(outcomes)
       outcomes.length = 0
     }
     const last = outcomes.at(-1)
     invariant(last === undefined || last.sequence < header.sequence, `sequence ${header.sequence} used again`)
     producer.lastUsedMs = header.timeMs
     outcomes.push({ sequence: header.sequence, epoch: header.epoch, base: header.base, count, crc, refused })
-    if (outcomes.length > limits.unansweredMax) outcomes.shift()
+    this.refusedNumbers += refused?.length ?? 0
+    if (outcomes.length > limits.unansweredMax) this.refusedNumbers -= outcomes.shift()!.refused?.length ?? 0
   }
 
   /** The state as LOG.md's checkpoint stores it, without the crc. */
@@ -258,6 +271,7 @@ export class PartitionState {
           })),
         })
       }
+      for (const { outcomes } of state.producers.values()) state.refusedNumbers += refusedNumbersOf(outcomes)
       const handed = f[11] as [number, [number, number, number[]][]] | null
       if (handed !== null) {
         state.handedOver = {

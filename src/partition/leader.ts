@@ -20,7 +20,7 @@ import { invariant, MqError, type MqErrorCode } from '../errors.ts'
 import { limits, type Epoch, type LeaseId, type Offset, type ProducerId } from '../types.ts'
 import { pack } from '../wire/msgpack.ts'
 import { encodeEntry, noProducer, type EntryHeader, type LogName } from './entry.ts'
-import { type PartitionState, type Outcome } from './fold.ts'
+import { refusedNumbersOf, type Outcome, type PartitionState, type ProducerState } from './fold.ts'
 import { Counts } from './counts.ts'
 import { Leases } from './leases.ts'
 import { delaysOf, encodeBody, failCause, settledBy, type EntryBody, type Ranges } from './payload.ts'
@@ -86,8 +86,11 @@ export interface LeaderSink<Ref> {
 export interface LeaderOptions {
   /** Producers remembered at most; past it the longest unused quarter is forgotten, by an entry. */
   producersMax: number
-  /** Requests that may wait for the watermark; past it: THROTTLED. */
+  /** Requests that may wait for the watermark, and as many repetitions of such; past it: THROTTLED. */
   awaitingMax: number
+  /** Numbers in the ranges that settles could not settle, remembered for retries: two a range. Past it the longest
+   * unused producers that have any are forgotten, by an entry. */
+  refusedNumbersMax: number
   /** The queue's delay of messages that have none of their own; 0: none. */
   delayMs: number
   /** How long a message rests that has failed this often (≥ 1); null: not at all. Chance may have a part in it. */
@@ -97,6 +100,7 @@ export interface LeaderOptions {
 export const leaderDefaults: LeaderOptions = {
   producersMax: 2000,
   awaitingMax: 100_000,
+  refusedNumbersMax: 1 << 18,
   delayMs: 0,
   backoffMs: null,
 }
@@ -245,12 +249,8 @@ export class Leader<Ref> {
         this.#refuse(ref, 'DUPLICATE_MISMATCH', `sequence ${event.sequence} was a settle before`)
         return
       }
-      this.#push({
-        after: Math.max(known.base + known.count, this.#lastAfter()),
-        ref,
-        reply: { kind: 'sent', epoch: known.epoch, base: known.base, duplicate: true },
-        ready: undefined,
-      })
+      const reply: Reply = { kind: 'sent', epoch: known.epoch, base: known.base, duplicate: true }
+      this.#again(ref, known.base + known.count, reply)
       return
     }
     this.#append({ kind: 'batch', payloadCrc: event.crc, delays: null }, now, this.state.epoch, event, event)
@@ -271,12 +271,7 @@ export class Leader<Ref> {
         this.#refuse(ref, 'DUPLICATE_MISMATCH', `sequence ${event.sequence} was a send before`)
         return
       }
-      this.#push({
-        after: Math.max(known.base + 1, this.#lastAfter()),
-        ref,
-        reply: { kind: 'settled', refused: known.refused },
-        ready: undefined,
-      })
+      this.#again(ref, known.base + 1, { kind: 'settled', refused: known.refused })
       return
     }
     const settled: Ranges = []
@@ -298,6 +293,7 @@ export class Leader<Ref> {
       this.#sink.reply(ref, answer)
       return
     }
+    this.#makeRoomForRefused(refused.length, event.producerId, now)
     const { action, reason } = event
     const again =
       action === settledBy.nack
@@ -653,7 +649,7 @@ export class Leader<Ref> {
 
   #admitNew(ref: Ref): 'new' | 'refused' {
     if (this.#refuseUnlessLeading(ref)) return 'refused'
-    if (this.#awaiting.length - this.#awaitingHead < this.#options.awaitingMax) return 'new'
+    if (this.#waiting < this.#options.awaitingMax) return 'new'
     return this.#refuse(ref, 'THROTTLED', 'too many requests wait for the disk')
   }
 
@@ -711,10 +707,47 @@ export class Leader<Ref> {
   #makeRoomForProducer(now: Now): void {
     const { producers } = this.state
     if (producers.size < this.#options.producersMax) return
-    const byUse = [...producers].sort(([, a], [, b]) => a.lastUsedMs - b.lastUsedMs)
-    const evicted = byUse.slice(0, Math.max(1, producers.size >> 2))
+    this.#evict([...producers].sort(byUse).slice(0, Math.max(1, producers.size >> 2)), now)
+  }
+
+  /**
+   * What settles could not settle is remembered for their retries, and a client decides how much that is. The longest
+   * unused producers that have any are forgotten for it; never the one that asks, whose own share is bounded.
+   */
+  #makeRoomForRefused(numbers: number, by: ProducerId, now: Now): void {
+    let excess = this.state.refusedNumbers + numbers - this.#options.refusedNumbersMax
+    if (numbers === 0 || excess <= 0) return
+    const evicted: Producer[] = []
+    for (const [id, producer] of [...this.state.producers].sort(byUse)) {
+      if (excess <= 0) break
+      const held = refusedNumbersOf(producer.outcomes)
+      if (id === by || held === 0) continue
+      evicted.push([id, producer])
+      excess -= held
+    }
+    if (evicted.length > 0) this.#evict(evicted, now)
+  }
+
+  #evict(evicted: readonly Producer[], now: Now): void {
     const floor = 1 + Math.max(...evicted.map(([, p]) => p.opening))
     this.#append({ kind: 'evict', floor, producers: evicted.map(([id]) => id) }, now, this.state.epoch)
+  }
+
+  /** Answers a retry with what it was answered first, once that is committed. */
+  #again(ref: Ref, after: Offset, reply: Reply): void {
+    const due = Math.max(after, this.#lastAfter())
+    // While nothing is committed, repetitions of one request would pile up without end. They have a share of their own:
+    // what was taken before has its answer when nothing new is taken any more.
+    if (due > this.#highWatermark && this.#waiting >= 2 * this.#options.awaitingMax) {
+      this.#refuse(ref, 'THROTTLED', 'too many requests wait for the disk')
+      return
+    }
+    this.#push({ after: due, ref, reply, ready: undefined })
+  }
+
+  /** Effects that wait for the watermark. */
+  get #waiting(): number {
+    return this.#awaiting.length - this.#awaitingHead
   }
 
   #onceCommitted(ref: Ref | undefined, reply: Reply | undefined, ready: Ranges | undefined): void {
@@ -734,6 +767,12 @@ export class Leader<Ref> {
     }
     this.#awaiting.push(effect)
   }
+}
+
+type Producer = readonly [ProducerId, ProducerState]
+
+function byUse([, a]: Producer, [, b]: Producer): number {
+  return a.lastUsedMs - b.lastUsedMs
 }
 
 function settleCrc(event: SettleEvent): number {

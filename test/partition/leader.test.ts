@@ -382,6 +382,29 @@ void t.test('when there are too many producers', async (t) => {
   })
 })
 
+void t.test('what settles could not settle is remembered within a bound', async (t) => {
+  const bench = new Bench({ refusedNumbersMax: 100 })
+  const lost = Array.from({ length: 10 }, (_, i) => ({
+    leaseEpoch: 99,
+    lease: 1,
+    offset: 1000 + 2 * i,
+    count: 1,
+  }))
+  for (let i = 0; i < 20; i++) {
+    bench.send(`s${i}`)
+    bench.commit()
+    const opening = bench.leader.state.logEnd
+    bench.settle(`a${i}`, [...bench.receive(1), ...lost], { producerId: producer(`p${i}`), opening })
+    bench.commit()
+    if (bench.leader.state.refusedNumbers > 100) t.fail(`${bench.leader.state.refusedNumbers} after ${i}`)
+  }
+  bench.answers = []
+  bench.crash()
+  bench.commit()
+  t.ok(bench.leader.state.refusedNumbers <= 100, 'after a crash, too')
+  t.match(bench.kinds, /evict/)
+})
+
 void t.test('when too much waits for the disk', async (t) => {
   const crowded = () => {
     const bench = new Bench({ awaitingMax: 2 })
@@ -404,6 +427,14 @@ void t.test('when too much waits for the disk', async (t) => {
     bench.send('again', p(1))
     bench.commit()
     t.strictSame(bench.answers, ['a sent 1-1', 'b sent 1-2', 'again sent 1-1 before'])
+  })
+  await t.test('repetitions of what was taken do not pile up without end', async (t) => {
+    const bench = crowded()
+    for (let i = 0; i < 10; i++) bench.send(`again ${i}`, p(1))
+    t.equal(bench.answers.filter((answer) => answer.endsWith('THROTTLED')).length, 8)
+    bench.commit()
+    bench.send('later', p(1))
+    t.equal(bench.answers.at(-1), 'later sent 1-1 before')
   })
   await t.test('sends are taken again once it does not', async (t) => {
     const bench = crowded()
