@@ -41,15 +41,8 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: 'a retry is answered before the entry that it repeats is on the disk',
     file: 'src/partition/leader.ts',
-    find: `      this.#push({
-        after: Math.max(known.base + known.count, this.#lastAfter()),
-        ref,
-        reply: { kind: 'sent', epoch: known.epoch, base: known.base, duplicate: true },
-        ready: undefined,
-      })
-      return`,
-    replace: `      this.#sink.reply(ref, { kind: 'sent', epoch: known.epoch, base: known.base, duplicate: true })
-      return`,
+    find: `      this.#again(ref, known.base + known.count, reply)`,
+    replace: `      this.#sink.reply(ref, reply)`,
   },
   {
     name: 'a settle forgets the last of several ranges, and the message comes back after a restart',
@@ -146,8 +139,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: 'the retry of a nack counts twice',
     file: 'src/partition/leader.ts',
-    find: `      this.#push({
-        after: Math.max(known.base + 1, this.#lastAfter()),`,
+    find: `      this.#again(ref, known.base + 1, { kind: 'settled', refused: known.refused })`,
     replace: `      if (event.action === settledBy.nack) {
         const ranges: Ranges = []
         for (const { offset, count } of event.items) {
@@ -157,8 +149,7 @@ export const plantedBugs: readonly PlantedBug[] = [
         this.#append({ kind: 'fail', cause: 0, ranges, notBefore: null }, now, this.state.epoch)
         this.#onceCommitted(undefined, undefined, ranges)
       }
-      this.#push({
-        after: Math.max(known.base + 1, this.#lastAfter()),`,
+      this.#again(ref, known.base + 1, { kind: 'settled', refused: known.refused })`,
   },
   {
     name: 'a delay of a nack is not held',
