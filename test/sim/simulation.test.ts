@@ -9,8 +9,8 @@ import { promisify } from 'node:util'
 import { test } from 'tap'
 import { hunt, plantedBugs, runSeeds } from './planted.ts'
 
-const fixedSeeds = 50
-const freshSeeds = 50
+const fixedSeeds = 30
+const freshSeeds = 30
 /** Most bugs are found within ten. */
 const seedsPerBugMax = 400
 
