@@ -10,7 +10,6 @@ import { EmbeddedStore, type QueueRecord } from '../coordinator/embedded.ts'
 import type { Address, Env, Put, Timer } from '../env.ts'
 import { MqError } from '../errors.ts'
 import { Listener } from '../frontend/listener.ts'
-import { backoffDelayMs } from '../partition/backoff.ts'
 import { LimitedLog } from '../observe/limited-log.ts'
 import { Phases } from '../observe/phases.ts'
 import { Meters, type Measured, type QueueFigures } from '../observe/metrics.ts'
@@ -124,14 +123,15 @@ export class RunningBroker implements Broker, Measured {
   #tellFailed!: (error: MqError) => void
   #stopped: Promise<void> | null = null
   #entriesRead = 0
-  readonly #slowLog: LimitedLog
+  /** For what clients bring about. */
+  readonly limitedLog: LimitedLog
   readonly #context: PartitionContext
 
   constructor(env: Env, options: BrokerOptions) {
     this.env = env
     this.options = options
     this.logger = options.log
-    this.#slowLog = new LimitedLog(options.log, env.clock)
+    this.limitedLog = new LimitedLog(options.log, env.clock)
     this.failed = new Promise((resolve) => (this.#tellFailed = resolve))
     this.#filled = new Promise((resolve) => (this.#tellFull = resolve))
     this.#context = {
@@ -274,15 +274,14 @@ export class RunningBroker implements Broker, Measured {
     if (this.#mode === 'stopped' || this.#mode === 'failed') {
       throw new MqError('STOPPING', 'the broker is stopping')
     }
-    const queue = new Queue(record.id, record.name, record.options, this.env.clock)
-    const { delayMs, backoff } = queue.options
-    const { random } = this.env
-    const backoffMs =
-      backoff === null ? null : (failures: number) => backoffDelayMs(backoff, failures, random.unit())
-    const options = { delayMs, backoffMs }
+    const { clock, random } = this.env
+    const { deliveryLatency } = this.meters
+    const queue = new Queue(record.id, record.name, record.options, { clock, random, deliveryLatency })
     for (let id = 0; id < queue.options.partitions; id++) {
       queue.partitions.push(
-        Partition.start(record.id, id, epoch, this.log, this.#context, options, () => queue.ready()),
+        Partition.start(record.id, id, epoch, this.log, this.#context, queue.leaderOptions, () =>
+          queue.ready(),
+        ),
       )
     }
     return queue
@@ -331,7 +330,7 @@ export class RunningBroker implements Broker, Measured {
         )
     }
     await this.#close()
-    this.#slowLog.close()
+    this.limitedLog.close()
     if (wasServing) this.logger.info({}, 'stopped')
   }
 
@@ -369,7 +368,7 @@ export class RunningBroker implements Broker, Measured {
     if (tookMs < this.options.slowCommitMs) return
     let bytes = 0
     for (const { value } of puts) bytes += value.length
-    this.#slowLog.write('warn', 'slow commit', { tookMs: Math.round(tookMs), records: puts.length, bytes })
+    this.limitedLog.write('warn', 'slow commit', { tookMs: Math.round(tookMs), records: puts.length, bytes })
   }
 
   #diskFull(isFull: boolean): void {

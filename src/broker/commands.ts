@@ -5,14 +5,12 @@
 import type { RequestHandler } from '../frontend/listener.ts'
 import type { Request, Session } from '../frontend/session.ts'
 import { invariant, MqError } from '../errors.ts'
-import { LimitedLog } from '../observe/limited-log.ts'
 import type { Reply, SettleEvent } from '../partition/leader.ts'
 import { limits, type PartitionId, type QueueId } from '../types.ts'
 import { lookupToResult, peekedToResult } from '../wire/codec.ts'
 import { crcOf, largestMessageBytes, readBatch, validateAttributes } from '../wire/batch.ts'
 import type {
   Credit,
-  Delivery,
   ExtendRequest,
   LookupResult,
   ReceiveRequest,
@@ -44,7 +42,6 @@ const storageCode = { disk: 0, memory: 1 } as const
 
 export class Commands implements RequestHandler {
   readonly #broker: RunningBroker
-  readonly #log: LimitedLog
   /** Creations and deletions, one at a time. */
   #admin: Promise<void> = Promise.resolve()
   /** Receives that wait, and where; a session with none is not in it. */
@@ -54,7 +51,6 @@ export class Commands implements RequestHandler {
 
   constructor(broker: RunningBroker) {
     this.#broker = broker
-    this.#log = new LimitedLog(broker.logger, broker.env.clock)
   }
 
   handle(session: Session, request: Request, frame: Uint8Array, headroom: number): void {
@@ -205,7 +201,6 @@ export class Commands implements RequestHandler {
       canTake: () => session.canTake,
       deliver: (deliveries) => {
         this.#waitsNoMore(session, waiter)
-        this.#timeDeliveries(deliveries)
         session.answerDelivered(id, deliveries)
       },
       refuse: (error) => {
@@ -220,14 +215,6 @@ export class Commands implements RequestHandler {
       // Given up by CANCEL or by the end of the connection; the answer of a closed session goes nowhere.
       if (queue.cancel(waiter)) waiter.refuse(new MqError('CANCELLED', 'the receive was given up'))
     })
-  }
-
-  /** How long what is delivered for the first time had to wait; a look at each batch. */
-  #timeDeliveries(deliveries: readonly Delivery[]): void {
-    const nowMs = this.#broker.env.clock.nowMs()
-    for (const { deliveryCount, sentAtMs } of deliveries) {
-      if (deliveryCount === 1) this.#broker.meters.deliveryLatency.observeMs(nowMs - sentAtMs)
-    }
   }
 
   #waitsNoMore(session: Session, waiter: Waiter): void {
@@ -349,8 +336,7 @@ export class Commands implements RequestHandler {
     if (!broker.serving) throw new MqError('STOPPING', 'the broker is stopping')
     const queue = this.#named(name)
     if (dryRun) {
-      const { ready, leased } = queue.describe(broker.nodeId).messages
-      return this.#ok(session, id, { messages: ready + leased })
+      return this.#ok(session, id, { messages: queue.messages })
     }
     const isOpen = (): boolean => broker.serving && broker.queuesById.has(queue.id)
     purge(queue, broker.log, isOpen)
@@ -363,7 +349,11 @@ export class Commands implements RequestHandler {
 
   /** What was done to a queue as a whole, and who did it. */
   #note(session: Session, what: string, fields: Readonly<Record<string, unknown>>): void {
-    this.#log.write('info', what, { ...fields, client: session.clientName, remote: session.remote })
+    this.#broker.limitedLog.write('info', what, {
+      ...fields,
+      client: session.clientName,
+      remote: session.remote,
+    })
   }
 
   #listQueues(after: string | null, limit: number): unknown[] {

@@ -3,14 +3,7 @@ import type { Clock, Timer } from '../env.ts'
 import { MqError } from '../errors.ts'
 import { CorruptEntry, logName, type Entry } from '../partition/entry.ts'
 import { PartitionState } from '../partition/fold.ts'
-import {
-  Leader,
-  leaderDefaults,
-  type LeaderOptions,
-  type LeaderSink,
-  type Now,
-  type Reply,
-} from '../partition/leader.ts'
+import { Leader, type LeaderOptions, type LeaderSink, type Now, type Reply } from '../partition/leader.ts'
 import type { Run } from '../partition/range-map.ts'
 import type { PartitionLog, SharedLog } from '../storage/log.ts'
 import type { Epoch, Offset, PartitionId, QueueId } from '../types.ts'
@@ -44,7 +37,7 @@ export class Partition implements LeaderSink<ReplyTo> {
     state: PartitionState,
     halted: MqError | null,
     context: PartitionContext,
-    options: Partial<LeaderOptions>,
+    options: LeaderOptions,
     onReady: () => void,
   ) {
     this.id = id
@@ -54,7 +47,7 @@ export class Partition implements LeaderSink<ReplyTo> {
     this.#logger = context.logger
     this.#onReady = onReady
     this.#checkpointed = state.logEnd
-    this.leader = new Leader(log.name, state, this, { ...leaderDefaults, ...options })
+    this.leader = new Leader(log.name, state, this, options)
     log.onDurable = (end) => {
       this.leader.committed(end)
       // What was committed may be ready in a while.
@@ -69,7 +62,7 @@ export class Partition implements LeaderSink<ReplyTo> {
     epoch: Epoch,
     shared: SharedLog,
     context: PartitionContext,
-    options: Partial<LeaderOptions>,
+    options: LeaderOptions,
     onReady: () => void,
   ): Partition {
     const name = logName(queueId, id)

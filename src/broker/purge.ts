@@ -6,7 +6,7 @@ import type { Queue } from './queue.ts'
 const passesMax = 10
 
 /**
- * Settles everything that is ready or leased when it begins. Each entry is on disk before the next is decided, so
+ * Settles everything that is ready, delayed or leased when it begins. Each entry is on disk before the next is decided, so
  * others are served in between, however much there is. What is sent meanwhile stays.
  * @returns how many messages that was
  * @throws MqError STOPPING, QUEUE_DELETED: what was purged so far is gone

@@ -2,9 +2,12 @@
  * A queue on this node: its partitions, and those who wait for messages. Waiters are served in the order they came;
  * partitions take turns. A receive costs what its batches cost, however many messages are in them.
  */
-import type { Clock, Timer } from '../env.ts'
+import type { Clock, Random, Timer } from '../env.ts'
 import { type MqError } from '../errors.ts'
+import type { Histogram } from '../observe/histogram.ts'
 import type { QueueFigures } from '../observe/metrics.ts'
+import { backoffDelayMs } from '../partition/backoff.ts'
+import { leaderDefaults, type LeaderOptions } from '../partition/leader.ts'
 import type { Run } from '../partition/range-map.ts'
 import type { EffectiveQueueOptions, PartitionId, QueueDescription, QueueId, QueueOptions } from '../types.ts'
 import { bodyLength, crcOf, readBatch, sliceBatch } from '../wire/batch.ts'
@@ -31,6 +34,14 @@ export interface Waiter extends Taker {
   readonly waitMs: number
 }
 
+/** What queues share. */
+export interface QueueContext {
+  readonly clock: Clock
+  readonly random: Random
+  /** How long messages waited that are delivered for the first time, one observation for each delivery. */
+  readonly deliveryLatency: Histogram
+}
+
 export class Queue {
   readonly id: QueueId
   readonly name: string
@@ -38,8 +49,12 @@ export class Queue {
   options: EffectiveQueueOptions
   /** As set: what an equal creation is compared with. */
   optionsSet: QueueOptions
+  /** What its leaders go by; changed with the options. */
+  readonly leaderOptions: LeaderOptions = { ...leaderDefaults }
   readonly partitions: Partition[] = []
   readonly #clock: Clock
+  readonly #random: Random
+  readonly #deliveryLatency: Histogram
   /**
    * In the order in which they are served next: receives, with the end of their wait, and those subscriptions (null)
    * that have credit.
@@ -53,18 +68,29 @@ export class Queue {
   #taken = 0
   readonly #run: Run = { start: 0, end: 0, value: 0 }
 
-  constructor(id: QueueId, name: string, options: QueueOptions, clock: Clock) {
+  constructor(id: QueueId, name: string, options: QueueOptions, context: QueueContext) {
     this.id = id
     this.name = name
+    this.#clock = context.clock
+    this.#random = context.random
+    this.#deliveryLatency = context.deliveryLatency
     this.optionsSet = options
     this.options = effectiveOptions(options)
-    this.#clock = clock
+    this.#tellLeaders()
   }
 
   /** Its options are these from now on; leases that were granted stay as they are. */
   update(options: QueueOptions): void {
     this.optionsSet = options
     this.options = effectiveOptions(options)
+    this.#tellLeaders()
+  }
+
+  #tellLeaders(): void {
+    const { delayMs, backoff } = this.options
+    this.leaderOptions.delayMs = delayMs
+    this.leaderOptions.backoffMs =
+      backoff === null ? null : (failures) => backoffDelayMs(backoff, failures, this.#random.unit())
   }
 
   get messages(): number {
@@ -210,6 +236,10 @@ export class Queue {
       this.#turn = (this.#turn + 1) % this.partitions.length
     }
     this.#taken = waiter.max - room.messages
+    const nowMs = this.#clock.nowMs()
+    for (const { deliveryCount, sentAtMs } of deliveries) {
+      if (deliveryCount === 1) this.#deliveryLatency.observeMs(nowMs - sentAtMs)
+    }
     return deliveries
   }
 

@@ -15,7 +15,7 @@ export function define(peek: Command): void {
     .addOption(flagOption('--max', count, 'messages at most, 1 to 1,000').default(10))
     .addHelpText(
       'after',
-      '\nPrints a line for each message, oldest first: its state (ready or leased), how often it was delivered, its id\n' +
+      '\nPrints a line for each message, oldest first: its state (ready, delayed or leased), how often it was delivered, its id\n' +
         'and its body, with tabs between. Nothing is leased or counted.',
     )
     .action((queue: string, options: Options) => run(queue, options))

@@ -171,7 +171,7 @@ export class MqClient {
   }
 
   /**
-   * Removes all messages of a queue that are ready or leased; whoever has one leased has lost it. What is sent
+   * Removes all messages of a queue, ready, delayed or leased; whoever has one leased has lost it. What is sent
    * meanwhile stays, but a call that loses its connection is sent again, and purges again.
    * @param options `dryRun`: nothing is removed, only counted
    * @returns how many messages

@@ -1,4 +1,4 @@
-import type { EntryBody, Ranges } from './payload.ts'
+import { settledBy, type EntryBody, type Ranges } from './payload.ts'
 
 /** What became of a partition's messages since this leader began: plain numbers, read when somebody asks. */
 export class Counts {
@@ -15,8 +15,10 @@ export class Counts {
   entry(body: EntryBody, messages: number): void {
     // The other kinds are about no message, or about none that a consumer had.
     if (body.kind === 'batch') this.sent += messages
-    else if (body.kind === 'settle') this.acked += sizeOf(body.settled)
-    else if (body.kind === 'fail') this.failed += sizeOf(body.ranges)
+    else if (body.kind === 'settle') {
+      if (body.action === settledBy.ack) this.acked += sizeOf(body.settled)
+      else if (body.action === settledBy.nack) this.failed += sizeOf(body.settled)
+    } else if (body.kind === 'fail') this.failed += sizeOf(body.ranges)
   }
 }
 

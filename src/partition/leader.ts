@@ -83,6 +83,7 @@ export interface LeaderSink<Ref> {
   ready(): void
 }
 
+/** They may change while the leader leads: what it decides from then on goes by them. */
 export interface LeaderOptions {
   /** Producers remembered at most; past it the longest unused quarter is forgotten, by an entry. */
   producersMax: number

@@ -273,3 +273,26 @@ test('what is delayed is peeked at as delayed, and purged with the rest', async 
   await bench.world.advance(120_000)
   t.strictSame(await bench.complete(client.receive('orders')), [])
 })
+
+test('a changed delay holds for what is sent from then on, a changed backoff for what fails', async (t) => {
+  const { bench, mq, counts } = await setUp()
+  await bench.complete(mq.send('orders', 'before'))
+  await bench.complete(
+    mq.updateQueue('orders', { delayMs: 60_000, backoff: { type: 'fixed', delayMs: 90_000 } }),
+  )
+  await bench.complete(mq.send('orders', 'after'))
+  t.strictSame(await counts(), { ready: 1, leased: 0, delayed: 1 })
+  const [before] = await bench.complete(mq.receive('orders'))
+  await bench.complete(before!.nack())
+  t.strictSame(await counts(), { ready: 0, leased: 0, delayed: 2 })
+  await bench.world.advance(61_000)
+  const [after] = await bench.complete(mq.receive('orders'))
+  t.equal(after!.text(), 'after')
+})
+
+test('a dry run counts what is delayed, which a purge removes', async (t) => {
+  const { bench, mq } = await setUp()
+  await bench.complete(mq.send('orders', 'later', { delayMs: 60_000 }))
+  t.strictSame(await bench.complete(mq.purgeQueue('orders', { dryRun: true })), { messages: 1 })
+  t.strictSame(await bench.complete(mq.purgeQueue('orders')), { messages: 1 })
+})

@@ -43,6 +43,21 @@ test('a lease that runs out is a failed delivery', async (t) => {
   t.equal(await value(bench, 'mq_failed_deliveries_total{queue="orders"}'), 2)
 })
 
+test('a nack is a failed delivery and no ack; a release is neither', async (t) => {
+  const { bench, mq } = await withMessages(t)
+  const messages = await bench.complete(mq.receive('orders', { max: 3 }))
+  await bench.complete(Promise.all([messages[0]!.nack(), messages[1]!.nack(), messages[2]!.release()]))
+  t.equal(await value(bench, 'mq_failed_deliveries_total{queue="orders"}'), 2)
+  t.equal(await value(bench, 'mq_acked_messages_total{queue="orders"}'), 0)
+})
+
+test('what is pushed to a consumer is timed as what is received is', async (t) => {
+  const { bench, mq } = await withMessages(t)
+  const loop = mq.consume('orders')
+  await bench.complete(loop.next())
+  t.equal(await value(bench, 'mq_delivery_latency_seconds_count'), 1)
+})
+
 test('messages are told by their state', async (t) => {
   const { bench, mq } = await withMessages(t)
   await bench.complete(mq.receive('orders', { max: 2 }))
