@@ -354,7 +354,7 @@ t.test('missing or extra field', (t) => {
     ['name', 'options'],
     ['after', 'limit'],
     ['name'],
-    ['name'],
+    ['name', 'queueId'],
     ['name', 'options'],
     ['name', 'dryRun'],
     ['name', 'max'],

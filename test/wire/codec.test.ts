@@ -281,6 +281,8 @@ t.test('a server answer that is malformed names its request; one that nobody sen
     [43, 5, [[0, 1, 1, 1, 1, 1, 1, 1, 1, 'text']]],
     [44, 5, [1]],
     [44, 5, 1],
+    [45, 5, 1],
+    [45, 5, [[1]]],
     [41, 5, 'FORBIDDEN', 'm', 1, null],
     [41, 5, 'FORBIDDEN', 'm', true, 1],
   ]
@@ -291,7 +293,7 @@ t.test('a server answer that is malformed names its request; one that nobody sen
       JSON.stringify(value),
     )
   }
-  t.throws(decode([45, 5, []]), { code: 'UNSUPPORTED_VERSION' })
+  t.throws(decode([46, 5, []]), { code: 'UNSUPPORTED_VERSION' })
   t.throws(decode([20, 5]), { code: 'UNSUPPORTED_VERSION' })
   t.throws(decode([42, 0, 1, 2, true, 0, 0]), { code: 'BAD_FRAME' })
   t.end()
