@@ -139,7 +139,7 @@ export const errorTable = {
   DISK_FULL: {
     retryable: true,
     closes: false,
-    advice: 'Free space on the data volume; acks and deletes still work.',
+    advice: 'Free space on the data volume; nothing that was confirmed is lost.',
   },
   STORAGE_FAILED: {
     retryable: false,
@@ -149,7 +149,7 @@ export const errorTable = {
   CORRUPT_LOG: {
     retryable: false,
     closes: false,
-    advice: 'A log entry cannot be read; run the offline check.',
+    advice: 'What is stored cannot be read any more; the message says what.',
   },
   // The client's own
   TIMEOUT: {

@@ -4,7 +4,13 @@ import { limits } from '../types.ts'
 import { acking, releasing, type Settling } from './acker.ts'
 import type { Core } from './core.ts'
 import { nacking, type Message } from './message.ts'
-import { checkInteger, checkSignal, type CallOptions, type NackOptions } from './options.ts'
+import {
+  checkInteger,
+  checkSignal,
+  checkVisibilityTimeout,
+  type CallOptions,
+  type NackOptions,
+} from './options.ts'
 import { Subscription, type SubscriptionContext, type SubscriptionSpec } from './subscription.ts'
 
 export interface ConsumeOptions {
@@ -37,10 +43,7 @@ export function consumeSpec(name: string, options: ConsumeOptions, least = 1): S
   return {
     name,
     prefetch: checkInteger('prefetch', prefetch ?? byDefault, 1, limits.creditMessagesMax),
-    visibilityTimeoutMs:
-      visibilityTimeoutMs === undefined
-        ? null
-        : checkInteger('visibilityTimeoutMs', visibilityTimeoutMs, 1, limits.visibilityTimeoutMsMax),
+    visibilityTimeoutMs: checkVisibilityTimeout(visibilityTimeoutMs),
     keeps: renew,
     signal: checkSignal(options.signal),
   }
@@ -81,12 +84,7 @@ export class Consumer<T> implements AsyncIterableIterator<T, undefined> {
     const max = checkInteger('max', options.max ?? batchDefault, 1, limits.batchMessagesMax)
     const subscription = new Subscription(context, consumeSpec(queue, options, max))
     return new Consumer(subscription, () => {
-      const messages: Message[] = []
-      while (messages.length < max) {
-        const taken = subscription.take()
-        if (taken === null) break
-        messages.push(taken.message)
-      }
+      const messages = subscription.takeUpTo(max).map(({ message }) => message)
       return messages.length === 0 ? null : new Batch(core, messages)
     })
   }

@@ -1,4 +1,4 @@
-import type { Epoch, LeaseId, Offset, PartitionId } from '../types.ts'
+import { limits, type Epoch, type LeaseId, type Offset, type PartitionId } from '../types.ts'
 import { attributes, type BatchView } from '../wire/batch.ts'
 import { settleAction } from '../wire/messages.ts'
 import { acking, leaseLost, releasing, type AckTarget, type Settling } from './acker.ts'
@@ -211,9 +211,7 @@ export class Message {
   }
 }
 
-const twelveHoursMs = 12 * 3_600_000
-
 /** @throws MqError INVALID_FIELD */
 export function checkExtendMs(ms: number): number {
-  return checkInteger('extendMs', ms, 1, twelveHoursMs)
+  return checkInteger('extendMs', ms, 1, limits.visibilityTimeoutMsMax)
 }

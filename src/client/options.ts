@@ -149,6 +149,11 @@ export function checkInteger(field: string, value: unknown, min: number, max: nu
   })
 }
 
+/** How long messages are leased, in milliseconds; null: as the queue says. @throws MqError INVALID_FIELD */
+export function checkVisibilityTimeout(ms: number | undefined): number | null {
+  return ms === undefined ? null : checkInteger('visibilityTimeoutMs', ms, 1, limits.visibilityTimeoutMsMax)
+}
+
 /** @throws MqError INVALID_FIELD */
 export function checkArray(field: string, value: unknown): void {
   if (Array.isArray(value)) return

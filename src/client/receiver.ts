@@ -10,7 +10,14 @@ import { checkOnline, type Core } from './core.ts'
 import { decodeReceipt } from './delivery-receipt.ts'
 import { extendItems } from './extend.ts'
 import { Message, type DeliveryContext, type LeaseKeeper } from './message.ts'
-import { checkArray, checkInteger, checkSignal, checkTimeout, type CallOptions } from './options.ts'
+import {
+  checkArray,
+  checkInteger,
+  checkSignal,
+  checkTimeout,
+  checkVisibilityTimeout,
+  type CallOptions,
+} from './options.ts'
 import { isGone, unexpected, type Queue, type Queues } from './queues.ts'
 import type { Serializer } from './serializer.ts'
 
@@ -37,10 +44,7 @@ export class Receiver {
   async receive(name: string, options: ReceiveOptions): Promise<Message[]> {
     const max = checkInteger('max', options.max ?? 1, 1, limits.receiveMessagesMax)
     const waitMs = checkInteger('waitMs', options.waitMs ?? 0, 0, limits.receiveWaitMsMax)
-    const visibilityTimeoutMs =
-      options.visibilityTimeoutMs === undefined
-        ? null
-        : checkInteger('visibilityTimeoutMs', options.visibilityTimeoutMs, 1, limits.visibilityTimeoutMsMax)
+    const visibilityTimeoutMs = checkVisibilityTimeout(options.visibilityTimeoutMs)
     const { queue, timeoutMs, signal } = await this.#find(name, options)
     const untilMs = this.#core.clock.monotonicMs() + waitMs
     try {

@@ -158,6 +158,17 @@ export class Subscription implements Request, Holder, TurnWork, Work, Stream {
     return null
   }
 
+  /** The next messages that are there, at most `max`. */
+  takeUpTo(max: number): Taken[] {
+    const all: Taken[] = []
+    while (all.length < max) {
+      const taken = this.take()
+      if (taken === null) break
+      all.push(taken)
+    }
+    return all
+  }
+
   /** Takes no more, and gives back what was not handed out. What was is held on, until `letGo`. Idempotent. */
   end(): void {
     if (this.isOver) return

@@ -38,8 +38,6 @@ export type Handler = (message: Message, context: WorkContext) => unknown
 export type BatchHandler = (messages: Message[], context: WorkContext) => unknown
 
 const graceMsDefault = 30_000
-/** What a nack has room for, of UTF-8. */
-const reasonBytesMax = 1024
 
 class Task implements WorkContext {
   readonly taken: readonly Taken[]
@@ -182,13 +180,7 @@ export class Worker {
 
   #pump(): void {
     while (this.#running.size < this.#concurrency && !this.#subscription.isOver) {
-      const taken: Taken[] = []
-      const max = this.#batch ?? 1
-      while (taken.length < max) {
-        const each = this.#subscription.take()
-        if (each === null) break
-        taken.push(each)
-      }
+      const taken = this.#subscription.takeUpTo(this.#batch ?? 1)
       if (taken.length === 0) return
       this.#run(new Task(taken))
     }
@@ -253,7 +245,7 @@ export class Worker {
 function reasonOf(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error)
   const bytes = Buffer.from(text)
-  if (bytes.length <= reasonBytesMax) return text
+  if (bytes.length <= limits.reasonBytesMax) return text
   // A character that is cut in two becomes U+FFFD, of three bytes.
-  return bytes.toString('utf8', 0, reasonBytesMax - 3)
+  return bytes.toString('utf8', 0, limits.reasonBytesMax - 3)
 }

@@ -7,6 +7,7 @@ import { crc32 } from 'node:zlib'
 import type { Clock, Put, Random, Segment, Store } from '../env.ts'
 import { invariant, MqError } from '../errors.ts'
 import { limits, type Epoch, type QueueId, type QueueOptions } from '../types.ts'
+import { asStorageError, watchdog } from '../storage/disk-failure.ts'
 import { isQueueName } from '../wire/codec.ts'
 import { pack, unpack } from '../wire/msgpack.ts'
 
@@ -199,25 +200,16 @@ export class EmbeddedStore {
   /** Resolves only if everybody may be told. */
   async #commit(puts: readonly Put[]): Promise<void> {
     if (this.#ended !== null) throw this.#ended
-    const { commitTimeoutMs } = this.#options
-    const watchdog = this.#clock.after(commitTimeoutMs, () => {
-      const details = { stuck: true }
-      this.#fail(
-        new MqError('STORAGE_FAILED', `a commit of metadata took over ${commitTimeoutMs} ms`, { details }),
-      )
-    })
+    const what = 'a commit of metadata'
+    const timer = watchdog(this.#clock, this.#options.commitTimeoutMs, what, (error) => this.#fail(error))
     try {
       await this.#segment.commit(puts)
     } catch (error) {
       // Nothing was written, and the segment is good.
       if (error instanceof MqError && error.code === 'DISK_FULL') throw error
-      this.#fail(
-        error instanceof MqError
-          ? error
-          : new MqError('STORAGE_FAILED', `a commit of metadata failed: ${String(error)}`, { cause: error }),
-      )
+      this.#fail(asStorageError(what, error))
     } finally {
-      watchdog.cancel()
+      timer.cancel()
     }
     // The watchdog may have given the disk up meanwhile, and everybody was told so.
     if (this.#failed !== null) throw this.#failed

@@ -25,6 +25,7 @@ import {
 import { PartitionState } from '../partition/fold.ts'
 import { decodeBody, type Ranges } from '../partition/payload.ts'
 import type { Offset } from '../types.ts'
+import { asStorageError, watchdog } from './disk-failure.ts'
 import { EntryCache, PartitionEntries } from './entry-cache.ts'
 
 export interface LogOptions {
@@ -293,7 +294,7 @@ export class SharedLog {
         watchdog.cancel()
         if (this.#mode !== 'committing') return false
         if (!(error instanceof MqError && error.code === 'DISK_FULL')) {
-          this.#fail(asStorageError(error))
+          this.#fail(asStorageError('a commit', error))
           return false
         }
       }
@@ -359,7 +360,7 @@ export class SharedLog {
         this.#next = null
         if (this.#mode !== 'committing') return false
         if (!(error instanceof MqError && error.code === 'DISK_FULL')) {
-          this.#fail(asStorageError(error))
+          this.#fail(asStorageError('a commit', error))
           return false
         }
       }
@@ -371,11 +372,7 @@ export class SharedLog {
 
   /** Gives the disk up when what it does never ends. */
   #watchdog(what: string): Timer {
-    const { commitTimeoutMs } = this.#options
-    return this.#clock.after(commitTimeoutMs, () => {
-      const details = { stuck: true }
-      this.#fail(new MqError('STORAGE_FAILED', `${what} took over ${commitTimeoutMs} ms`, { details }))
-    })
+    return watchdog(this.#clock, this.#options.commitTimeoutMs, what, (error) => this.#fail(error))
   }
 
   #pause(): Promise<void> {
@@ -592,12 +589,6 @@ function checkpointCrc(name: LogName, body: Uint8Array): number {
 
 function asBuffer(bytes: Uint8Array): Buffer {
   return Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-}
-
-function asStorageError(error: unknown): MqError {
-  return error instanceof MqError
-    ? error
-    : new MqError('STORAGE_FAILED', `a commit failed: ${String(error)}`, { cause: error })
 }
 
 /** One put for each record; small neighbours of one partition share one. */

@@ -479,8 +479,8 @@ void t.test('what entries other than batches take of the offsets is never live',
   t.strictSame(fold(log.entries).live.toArray(), [1, 2, 2])
 })
 
-void t.test('a failed delivery of what was settled counts for nothing', async (t) => {
-  const log = logOf(2)
+/** The first message is settled for good. */
+function ackFirst(log: NaiveLog): void {
   log.write(
     {
       kind: 'settle',
@@ -493,6 +493,11 @@ void t.test('a failed delivery of what was settled counts for nothing', async (t
     },
     { sequence: 2 },
   )
+}
+
+void t.test('a failed delivery of what was settled counts for nothing', async (t) => {
+  const log = logOf(2)
+  ackFirst(log)
   log.write({ kind: 'fail', cause: 0, ranges: [1, 2], notBefore: null })
   t.strictSame(fold(log.entries).live.toArray(), [2, 3, 2])
 })
@@ -516,18 +521,7 @@ void t.test('a quarantined message', async (t) => {
 
 void t.test('quarantine does not count what is settled', async (t) => {
   const log = logOf(3)
-  log.write(
-    {
-      kind: 'settle',
-      action: 0,
-      settled: [1, 1],
-      refused: null,
-      requestCrc: 0,
-      reason: null,
-      notBefore: null,
-    },
-    { sequence: 2 },
-  )
+  ackFirst(log)
   const state = fold(log.entries)
   state.apply(
     { ...log.entries[0]!.header, kind: 'quarantine', base: 5, timeMs: 100 },

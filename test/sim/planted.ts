@@ -108,7 +108,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: 'a failed commit is taken for done',
     file: 'src/storage/log.ts',
-    find: `          this.#fail(asStorageError(error))
+    find: `          this.#fail(asStorageError('a commit', error))
           return false
         }
       }

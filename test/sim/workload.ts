@@ -379,20 +379,8 @@ export class Client {
       history.end(operation, outcome, code, '')
       return []
     }
-    history.end(operation, 'ok', '', messages.map((m) => `${m.id}×${m.deliveryCount}`).join(' '))
-    for (const { id, body, headers, deliveryCount, receipt } of messages) {
-      shadow.delivered({
-        queue,
-        id,
-        body,
-        headers,
-        deliveryCount,
-        receipt,
-        receiveBeganMs: operation.beginMs,
-        visibilityTimeoutMs: options.visibilityTimeoutMs ?? this.#workload.visibilityTimeoutMs(queue),
-        crashesBefore,
-      })
-    }
+    history.end(operation, 'ok', '', namesOf(messages))
+    this.#tellDelivered(operation, queue, messages, options.visibilityTimeoutMs, crashesBefore)
     return messages
   }
 
@@ -415,11 +403,19 @@ export class Client {
     visibilityTimeoutMs: number | undefined,
     crashesBefore: number,
   ): void {
-    const { history, shadow } = this.#workload
-    const got = messages.map((m) => `${m.id}×${m.deliveryCount}`).join(' ')
-    history.note(`${this.name} #${operation.number} got ${got}`)
+    this.#workload.history.note(`${this.name} #${operation.number} got ${namesOf(messages)}`)
+    this.#tellDelivered(operation, queue, messages, visibilityTimeoutMs, crashesBefore)
+  }
+
+  #tellDelivered(
+    operation: Operation,
+    queue: string,
+    messages: readonly Message[],
+    visibilityTimeoutMs: number | undefined,
+    crashesBefore: number,
+  ): void {
     for (const { id, body, headers, deliveryCount, receipt } of messages) {
-      shadow.delivered({
+      this.#workload.shadow.delivered({
         queue,
         id,
         body,
@@ -651,6 +647,10 @@ export class Client {
       shadow.extendEnded(message.receipt, operation.beginMs, extendMs, outcome, code)
     }
   }
+}
+
+function namesOf(messages: readonly Message[]): string {
+  return messages.map((m) => `${m.id}×${m.deliveryCount}`).join(' ')
 }
 
 /** LEASE_LOST is definite, whatever else the error says. */
