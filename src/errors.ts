@@ -91,6 +91,11 @@ export const errorTable = {
     closes: false,
     advice: 'Use the options the queue has, or another name.',
   },
+  NO_DEAD_LETTER_QUEUE: {
+    retryable: false,
+    closes: false,
+    advice: "Give the queue a 'deadLetterQueue' first.",
+  },
   QUEUE_DELETED: { retryable: false, closes: false, advice: 'The queue was deleted; look it up again.' },
   // Producers and leases
   OUT_OF_ORDER_SEQUENCE: {

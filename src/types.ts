@@ -41,7 +41,12 @@ export interface QueueOptions {
   storage?: Storage | undefined
   /** How long a delivery is leased, in milliseconds. Default 30,000; 1 to 12 hours. */
   visibilityTimeoutMs?: number | undefined
+  /**
+   * When delivery number `maxDeliveries` of a message fails, it goes to the dead-letter queue. Default: no limit;
+   * 1 to 10,000. Set alone, it implies a `deadLetterQueue` of `<name>.dlq`.
+   */
   maxDeliveries?: number | undefined
+  /** Where messages go that are given up; made with default options where it is missing. Default: nowhere. */
   deadLetterQueue?: string | undefined
   /** How long a message rests after a delivery that failed. Default: not at all. */
   backoff?: Backoff | undefined
@@ -78,6 +83,10 @@ export interface EffectiveQueueOptions {
   delayMs: number
   /** null: none. */
   backoff: EffectiveBackoff | null
+  /** null: no limit. */
+  maxDeliveries: number | null
+  /** null: none. */
+  deadLetterQueue: string | null
 }
 
 export interface QueueSummary {
@@ -116,11 +125,14 @@ export const limits = {
   batchMessagesMax: 10_000,
   messageBytesMax: 16 << 20,
   visibilityTimeoutMsMax: 12 * 3_600_000,
+  maxDeliveriesMax: 10_000,
   /** A year: delays of messages, of queues and of failed deliveries. */
   delayMsMax: 365 * 24 * 3_600_000,
   /** What a nack gives as its reason, in UTF-8. */
   reasonBytesMax: 1024,
   receiveMessagesMax: 1000,
+  /** What one REDRIVE looks at. */
+  redriveMessagesMax: 1000,
   receiveBytesMax: 16 << 20,
   receiveWaitMsMax: 20_000,
   /** What a subscription may be pushed beyond what it has given back: messages, and bytes of batches. */

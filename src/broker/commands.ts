@@ -84,6 +84,8 @@ export class Commands implements RequestHandler {
         return this.#ok(session, request.id, this.#named(request.name).describe(this.#broker.nodeId))
       case 'listQueues':
         return this.#ok(session, request.id, this.#listQueues(request.after, request.limit))
+      case 'redrive':
+        throw new MqError('UNSUPPORTED', 'redriving is not built yet')
       case 'unsupported':
         throw new MqError('UNSUPPORTED', `operation ${request.nr} is not built yet`)
       case 'forbidden':
@@ -281,7 +283,7 @@ export class Commands implements RequestHandler {
   }
 
   async #createQueue(session: Session, { name, options: given }: Of<'createQueue'>): Promise<null> {
-    const options = parseQueueOptions(given)
+    const options = parseQueueOptions(name, given)
     const existing = this.#broker.queues.get(name)
     if (existing !== undefined) {
       if (sameOptions(existing.optionsSet, options)) return null
@@ -323,7 +325,7 @@ export class Commands implements RequestHandler {
 
   async #updateQueue(session: Session, { name, options: change }: Of<'updateQueue'>): Promise<unknown> {
     const queue = this.#named(name)
-    const options = changeQueueOptions(queue.optionsSet, change)
+    const options = changeQueueOptions(name, queue.optionsSet, change)
     await this.#broker.meta.updateQueue(name, options)
     queue.update(options)
     this.#note(session, 'queue updated', { queue: name, change })

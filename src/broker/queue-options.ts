@@ -1,6 +1,6 @@
 /** Queue options: declared once, with limits and defaults. What is not built yet is refused, never ignored. */
 import { z } from 'zod'
-import { MqError } from '../errors.ts'
+import { errorTable, MqError } from '../errors.ts'
 import {
   limits,
   type Backoff,
@@ -8,6 +8,7 @@ import {
   type EffectiveQueueOptions,
   type QueueOptions,
 } from '../types.ts'
+import { isQueueName } from '../wire/codec.ts'
 
 const integer = (min: number, max: number): z.ZodNumber => z.number().int().min(min).max(max)
 
@@ -21,6 +22,8 @@ const schema = z.strictObject({
   visibilityTimeoutMs: integer(1, limits.visibilityTimeoutMsMax).optional(),
   maxMessageBytes: integer(1, limits.messageBytesMax).optional(),
   delayMs: integer(0, limits.delayMsMax).optional(),
+  maxDeliveries: integer(1, limits.maxDeliveriesMax).optional(),
+  deadLetterQueue: z.string().refine(isQueueName, { error: errorTable.INVALID_NAME.advice }).optional(),
   backoff: z
     .strictObject({
       type: z.enum(['fixed', 'exponential']),
@@ -37,8 +40,6 @@ const schema = z.strictObject({
 
 /** Known to the contract, not yet to this version. */
 const later = new Set([
-  'maxDeliveries',
-  'deadLetterQueue',
   'ttlMs',
   'dedupeWindowMs',
   'retainAckedMs',
@@ -51,15 +52,15 @@ const later = new Set([
 ])
 
 /**
- * Checks what a client asks for; nil values count as absent.
+ * Checks what a client asks for queue `name`; nil values count as absent.
  * @throws MqError INVALID_FIELD naming the option, UNSUPPORTED
  */
-export function parseQueueOptions(given: Record<string, unknown>): QueueOptions {
+export function parseQueueOptions(name: string, given: Record<string, unknown>): QueueOptions {
   const set = withoutNil(given)
   const { backoff } = set
   if (typeof backoff === 'object' && !Array.isArray(backoff)) set['backoff'] = withoutNil(backoff as object)
-  for (const name of Object.keys(set)) {
-    if (later.has(name)) throw new MqError('UNSUPPORTED', `the queue option ${name} is not built yet`)
+  for (const option of Object.keys(set)) {
+    if (later.has(option)) throw new MqError('UNSUPPORTED', `the queue option ${option} is not built yet`)
   }
   const parsed = schema.safeParse(set)
   if (!parsed.success) {
@@ -75,7 +76,21 @@ export function parseQueueOptions(given: Record<string, unknown>): QueueOptions 
   if ((options.replicas ?? 1) > 1 || (options.minInSync ?? 1) > 1) {
     throw new MqError('UNSUPPORTED', 'this broker is a single node: replicas and minInSync can only be 1')
   }
-  return options
+  return withDeadLetterQueue(name, options)
+}
+
+/** A limit of deliveries implies a queue for what exceeds it. */
+function withDeadLetterQueue(name: string, options: QueueOptions): QueueOptions {
+  const { maxDeliveries, deadLetterQueue } = options
+  const invalid = (why: string): MqError =>
+    new MqError('INVALID_FIELD', `queue option deadLetterQueue: ${why}`, {
+      details: { field: 'deadLetterQueue' },
+    })
+  if (deadLetterQueue === name) throw invalid('must be another queue')
+  if (maxDeliveries === undefined || deadLetterQueue !== undefined) return options
+  const implied = `${name}.dlq`
+  if (!isQueueName(implied)) throw invalid(`must be set, since '${implied}' is no name for a queue`)
+  return { ...options, deadLetterQueue: implied }
 }
 
 function withoutNil(map: object): Record<string, unknown> {
@@ -93,6 +108,8 @@ export function effectiveOptions(options: QueueOptions): EffectiveQueueOptions {
     maxMessageBytes: options.maxMessageBytes ?? 1 << 20,
     delayMs: options.delayMs ?? 0,
     backoff: options.backoff === undefined ? null : effectiveBackoff(options.backoff),
+    maxDeliveries: options.maxDeliveries ?? null,
+    deadLetterQueue: options.deadLetterQueue ?? null,
   }
 }
 
@@ -118,14 +135,20 @@ const fixed = ['partitions', 'replicas', 'minInSync', 'storage'] as const
  * The options of a queue after a change; nil brings a default back.
  * @throws MqError INVALID_FIELD naming the option; UNSUPPORTED: not built yet, or not to be changed
  */
-export function changeQueueOptions(before: QueueOptions, change: Record<string, unknown>): QueueOptions {
-  const options = parseQueueOptions({ ...before, ...change })
+export function changeQueueOptions(
+  name: string,
+  before: QueueOptions,
+  change: Record<string, unknown>,
+): QueueOptions {
+  const options = parseQueueOptions(name, { ...before, ...change })
   const [old, now] = [effectiveOptions(before), effectiveOptions(options)]
-  for (const name of fixed) {
-    if (old[name] === now[name]) continue
-    throw new MqError('UNSUPPORTED', `${name} is ${old[name]} and cannot be changed: create another queue`, {
-      details: { field: name },
-    })
+  for (const option of fixed) {
+    if (old[option] === now[option]) continue
+    throw new MqError(
+      'UNSUPPORTED',
+      `${option} is ${old[option]} and cannot be changed: create another queue`,
+      { details: { field: option } },
+    )
   }
   return options
 }

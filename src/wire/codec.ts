@@ -22,6 +22,7 @@ import {
   type LeasedRange,
   type LookupResult,
   type Peeked,
+  type RedriveResult,
   type SendRequest,
   type Sequenced,
   type ServerFrame,
@@ -72,6 +73,7 @@ const fieldsOf: Readonly<Record<number, readonly string[]>> = {
   [op.updateQueue]: ['name', 'options'],
   [op.purgeQueue]: ['name', 'dryRun'],
   [op.peek]: ['name', 'max'],
+  [op.redrive]: ['name', 'to', 'max', 'dryRun', 'cursor'],
   [op.send]: [
     'queueId',
     'partition',
@@ -108,7 +110,7 @@ const fieldsOf: Readonly<Record<number, readonly string[]>> = {
 }
 
 /** Known, and not done yet. Their fields are not looked at. */
-const unsupportedOps: ReadonlySet<number> = new Set([op.redrive, op.cluster])
+const unsupportedOps: ReadonlySet<number> = new Set([op.cluster])
 
 /** What only a server sends. */
 const serverOps: ReadonlySet<number> = new Set([
@@ -330,6 +332,16 @@ function readClientFrame(head: Head): ClientFrame {
         id,
         name: readQueueName(cursor, 'name'),
         max: cursor.integer('max', 1, limits.receiveMessagesMax),
+      }
+    case op.redrive:
+      return {
+        op: 'redrive',
+        id,
+        name: readQueueName(cursor, 'name'),
+        to: cursor.nil() ? null : readQueueName(cursor, 'to'),
+        max: cursor.integer('max', 1, limits.redriveMessagesMax),
+        dryRun: cursor.boolean('dryRun'),
+        cursor: readRedriveCursor(cursor),
       }
     default:
       return {
@@ -557,7 +569,7 @@ export function isQueueName(name: string): boolean {
 }
 
 function isQueueNameField(nr: number, field: string): boolean {
-  return nr !== op.hello && (field === 'name' || field === 'after')
+  return nr !== op.hello && (field === 'name' || field === 'after' || field === 'to')
 }
 
 function readQueueName(cursor: Cursor, field: string): string {
@@ -652,6 +664,23 @@ function readDeliveryCount(cursor: Cursor): number | number[] {
   const counts = new Array<number>(length)
   for (let i = 0; i < length; i++) counts[i] = cursor.integer('deliveries', 0, safeMax)
   return counts
+}
+
+/** Flat `partition, offset, end`. */
+function readRedriveCursor(cursor: Cursor): number[] | null {
+  if (cursor.nil()) return null
+  const length = cursor.arrayHead()
+  if (length < 3 || length % 3 !== 0 || length > 3 * limits.partitionsMax) {
+    throw invalidField(
+      'cursor',
+      `must be nil, or an array of 1 to ${limits.partitionsMax} times three integers`,
+    )
+  }
+  const numbers = new Array<number>(length)
+  for (let i = 0; i < length; i++) {
+    numbers[i] = cursor.integer('cursor', 0, i % 3 === 0 ? limits.partitionsMax - 1 : safeMax)
+  }
+  return numbers
 }
 
 function readRefused(cursor: Cursor): number[] | null {
@@ -901,6 +930,8 @@ export function encodeClientFrame(frame: ClientFrame): Uint8Array {
       return encodeFrame([op.purgeQueue, frame.id, frame.name, frame.dryRun])
     case 'peek':
       return encodeFrame([op.peek, frame.id, frame.name, frame.max])
+    case 'redrive':
+      return encodeFrame([op.redrive, frame.id, frame.name, frame.to, frame.max, frame.dryRun, frame.cursor])
     case 'unsupported':
     case 'forbidden':
       return encodeFrame([frame.nr, frame.id])
@@ -1029,6 +1060,20 @@ export function lookupOfResult(result: unknown): LookupResult {
 
 function isCount(value: unknown): value is number {
   return typeof value === 'number' && Number.isSafeInteger(value) && value >= 0
+}
+
+/**
+ * REDRIVE's answer out of OK's `result`.
+ * @throws MqError INVALID_FIELD
+ */
+export function redriveOfResult(result: unknown): RedriveResult {
+  const wrong = () => invalidField('result', 'must be { messages, skipped, targets, cursor }')
+  if (typeof result !== 'object' || result === null) throw wrong()
+  const { messages, skipped, targets, cursor } = result as Record<string, unknown>
+  if (!isCount(messages) || !isCount(skipped)) throw wrong()
+  if (typeof targets !== 'object' || targets === null || !Object.values(targets).every(isCount)) throw wrong()
+  if (cursor !== null && !(Array.isArray(cursor) && cursor.every(isCount))) throw wrong()
+  return { messages, skipped, targets: targets as Record<string, number>, cursor }
 }
 
 export function peekedToResult(peeked: readonly Peeked[]): unknown {

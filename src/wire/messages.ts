@@ -131,6 +131,33 @@ export interface ExtendRequest {
   items: LeasedRange[]
 }
 
+/** One step of a redrive: messages of `name`, which are looked at in log order. */
+export interface RedriveRequest {
+  op: 'redrive'
+  id: RequestId
+  name: string
+  /** The queue they go to; null: each to the one it came from. */
+  to: string | null
+  /** Messages to look at, at most. */
+  max: number
+  /** Only count. */
+  dryRun: boolean
+  /** What the step before answered; null: this is the first. */
+  cursor: number[] | null
+}
+
+/** The answer to REDRIVE. */
+export interface RedriveResult {
+  /** Messages that are in their queues now; with `dryRun`, that would be. */
+  messages: number
+  /** Messages that stay: they do not say where they came from, or that queue is not there, or takes no such size. */
+  skipped: number
+  /** Queue's name → its share of `messages`. */
+  targets: Record<string, number>
+  /** For the next step; null: all has been looked at that was there when the first step began. */
+  cursor: number[] | null
+}
+
 /** A standing receive, which the id names until it is answered. */
 export interface SubscribeRequest {
   op: 'subscribe'
@@ -169,6 +196,7 @@ export type ClientFrame =
   | { op: 'updateQueue'; id: RequestId; name: string; options: Record<string, unknown> }
   | { op: 'purgeQueue'; id: RequestId; name: string; dryRun: boolean }
   | { op: 'peek'; id: RequestId; name: string; max: number }
+  | RedriveRequest
   | SendRequest
   | ReceiveRequest
   | SettleRequest

@@ -5,7 +5,7 @@ import { isQueueName } from '../../src/wire/codec.ts'
 const invalid = (field: string) => ({ code: 'INVALID_FIELD', details: { field } })
 
 void t.test('what is not set has its default', async (t) => {
-  t.strictSame(effectiveOptions(parseQueueOptions({})), {
+  t.strictSame(effectiveOptions(parseQueueOptions('orders', {})), {
     partitions: 1,
     replicas: 1,
     minInSync: 1,
@@ -15,23 +15,28 @@ void t.test('what is not set has its default', async (t) => {
     maxMessageBytes: 1_048_576,
     delayMs: 0,
     backoff: null,
+    maxDeliveries: null,
+    deadLetterQueue: null,
   })
 })
 
 void t.test('only what was set is kept', async (t) => {
-  t.strictSame(parseQueueOptions({ partitions: 4, visibilityTimeoutMs: null, maxMessageBytes: undefined }), {
-    partitions: 4,
-  })
+  t.strictSame(
+    parseQueueOptions('orders', { partitions: 4, visibilityTimeoutMs: null, maxMessageBytes: undefined }),
+    {
+      partitions: 4,
+    },
+  )
 })
 
 void t.test('each limit', async (t) => {
   const limits = { partitions: 1024, visibilityTimeoutMs: 12 * 3_600_000, maxMessageBytes: 16 << 20 }
   for (const [name, most] of Object.entries(limits)) {
-    t.strictSame(parseQueueOptions({ [name]: 1 }), { [name]: 1 }, `${name} of 1`)
-    t.strictSame(parseQueueOptions({ [name]: most }), { [name]: most }, `${name} of ${most}`)
+    t.strictSame(parseQueueOptions('orders', { [name]: 1 }), { [name]: 1 }, `${name} of 1`)
+    t.strictSame(parseQueueOptions('orders', { [name]: most }), { [name]: most }, `${name} of ${most}`)
     for (const wrong of [0, -1, most + 1, 1.5, NaN, Infinity, '1', true, [1], {}]) {
       t.throws(
-        () => parseQueueOptions({ [name]: wrong }),
+        () => parseQueueOptions('orders', { [name]: wrong }),
         invalid(name),
         `${name} of ${JSON.stringify(wrong)}`,
       )
@@ -40,21 +45,25 @@ void t.test('each limit', async (t) => {
 })
 
 void t.test('a delay is up to a year', async (t) => {
-  for (const delayMs of [0, 1, 31_536_000_000]) t.strictSame(parseQueueOptions({ delayMs }), { delayMs })
+  for (const delayMs of [0, 1, 31_536_000_000])
+    t.strictSame(parseQueueOptions('orders', { delayMs }), { delayMs })
   for (const delayMs of [-1, 31_536_000_001, 1.5, '1s']) {
-    t.throws(() => parseQueueOptions({ delayMs }), invalid('delayMs'))
+    t.throws(() => parseQueueOptions('orders', { delayMs }), invalid('delayMs'))
   }
 })
 
 void t.test('a backoff', async (t) => {
   const fixed = { type: 'fixed', delayMs: 10 } as const
   await t.test('has defaults', async (t) => {
-    t.strictSame(effectiveOptions(parseQueueOptions({ backoff: { ...fixed, maxMs: null } })).backoff, {
-      type: 'fixed',
-      delayMs: 10,
-      maxMs: 31_536_000_000,
-      jitter: 0,
-    })
+    t.strictSame(
+      effectiveOptions(parseQueueOptions('orders', { backoff: { ...fixed, maxMs: null } })).backoff,
+      {
+        type: 'fixed',
+        delayMs: 10,
+        maxMs: 31_536_000_000,
+        jitter: 0,
+      },
+    )
   })
   await t.test('that is wrong is refused by the name of what is wrong', async (t) => {
     const wrong: [unknown, string][] = [
@@ -70,7 +79,7 @@ void t.test('a backoff', async (t) => {
       [{ ...fixed, factor: 3 }, 'backoff.factor'],
     ]
     for (const [backoff, field] of wrong) {
-      t.throws(() => parseQueueOptions({ backoff }), invalid(field), JSON.stringify(backoff))
+      t.throws(() => parseQueueOptions('orders', { backoff }), invalid(field), JSON.stringify(backoff))
     }
   })
   await t.test('is equal to another that does the same', async (t) => {
@@ -81,20 +90,18 @@ void t.test('a backoff', async (t) => {
 })
 
 void t.test('a word that is none of the choices', async (t) => {
-  t.throws(() => parseQueueOptions({ confirm: 'all' }), invalid('confirm'))
-  t.throws(() => parseQueueOptions({ storage: 'tape' }), invalid('storage'))
+  t.throws(() => parseQueueOptions('orders', { confirm: 'all' }), invalid('confirm'))
+  t.throws(() => parseQueueOptions('orders', { storage: 'tape' }), invalid('storage'))
 })
 
 void t.test('an option that nobody knows is named', async (t) => {
-  t.throws(() => parseQueueOptions({ partitons: 1 }), invalid('partitons'))
-  t.throws(() => parseQueueOptions(JSON.parse('{"__proto__": 1}')), invalid('__proto__'))
-  t.throws(() => parseQueueOptions({ constructor: 1 }), invalid('constructor'))
+  t.throws(() => parseQueueOptions('orders', { partitons: 1 }), invalid('partitons'))
+  t.throws(() => parseQueueOptions('orders', JSON.parse('{"__proto__": 1}')), invalid('__proto__'))
+  t.throws(() => parseQueueOptions('orders', { constructor: 1 }), invalid('constructor'))
 })
 
 void t.test('what is not built yet is refused, not ignored', async (t) => {
   const later = {
-    maxDeliveries: 5,
-    deadLetterQueue: 'dead',
     ttlMs: 1,
     dedupeWindowMs: 1,
     retainAckedMs: 1,
@@ -110,18 +117,21 @@ void t.test('what is not built yet is refused, not ignored', async (t) => {
     minInSync: 2,
   }
   for (const [name, value] of Object.entries(later)) {
-    t.throws(() => parseQueueOptions({ [name]: value }), { code: 'UNSUPPORTED' }, name)
-    t.strictSame(parseQueueOptions({ [name]: null }), {}, `${name} of nil counts as absent`)
+    t.throws(() => parseQueueOptions('orders', { [name]: value }), { code: 'UNSUPPORTED' }, name)
+    t.strictSame(parseQueueOptions('orders', { [name]: null }), {}, `${name} of nil counts as absent`)
   }
 })
 
 void t.test('an option in force today is not among them', async (t) => {
-  t.strictSame(parseQueueOptions({ confirm: 'leader', storage: 'disk', replicas: 1, minInSync: 1 }), {
-    confirm: 'leader',
-    storage: 'disk',
-    replicas: 1,
-    minInSync: 1,
-  })
+  t.strictSame(
+    parseQueueOptions('orders', { confirm: 'leader', storage: 'disk', replicas: 1, minInSync: 1 }),
+    {
+      confirm: 'leader',
+      storage: 'disk',
+      replicas: 1,
+      minInSync: 1,
+    },
+  )
 })
 
 void t.test('queues are the same', async (t) => {

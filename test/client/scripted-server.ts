@@ -166,6 +166,10 @@ export class Line {
       case 'listQueues':
       case 'peek':
         return this.send({ op: 'ok', id, result: [] })
+      case 'redrive': {
+        const result = { messages: 0, skipped: 0, targets: {}, cursor: null }
+        return this.send({ op: 'ok', id, result })
+      }
       case 'createQueue':
       case 'deleteQueue':
       case 'describeQueue':
@@ -233,6 +237,7 @@ function said(frame: ClientFrame): string {
     case 'updateQueue':
     case 'purgeQueue':
     case 'peek':
+    case 'redrive':
       return `${frame.op} ${frame.name}`
     case 'hello':
     case 'heartbeat':

@@ -155,9 +155,22 @@ export const clientFrames: fc.Arbitrary<ClientFrame> = fc.oneof(
     items,
   }),
   fc.record({
+    op: fc.constant('redrive' as const),
+    id,
+    name: queueName,
+    to: fc.option(queueName),
+    max: from1To(limits.redriveMessagesMax),
+    dryRun: fc.boolean(),
+    cursor: fc.option(
+      fc
+        .array(fc.tuple(partition, safe, safe), { minLength: 1, maxLength: 3 })
+        .map((triples) => triples.flat()),
+    ),
+  }),
+  fc.record({
     op: fc.constant('unsupported' as const),
     id,
-    nr: fc.constantFrom(18, 19),
+    nr: fc.constantFrom(19),
   }),
   fc.record({
     op: fc.constant('subscribe' as const),
