@@ -27,6 +27,7 @@ export type {
   EffectiveBackoff,
   EffectiveQueueOptions,
   PartitionDescription,
+  QueueChange,
   QueueDescription,
   QueueOptions,
   QueueSummary,

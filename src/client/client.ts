@@ -3,6 +3,7 @@ import {
   limits,
   type EffectiveQueueOptions,
   type QueueDescription,
+  type QueueChange,
   type QueueOptions,
   type QueueSummary,
 } from '../types.ts'
@@ -155,12 +156,12 @@ export class MqClient {
   }
 
   /**
-   * Changes options of a queue while it works; what is not named stays. Leases that are out keep their time, and
+   * Changes options of a queue while it works; what is not named stays, and null brings a default back. Leases that are out keep their time, and
    * other clients learn of a new `maxMessageBytes` when they next look the queue up.
    * @returns the options in force
    * @throws MqError QUEUE_NOT_FOUND; INVALID_FIELD; UNSUPPORTED: partitions, replicas and storage cannot be changed
    */
-  async updateQueue(name: string, options: QueueOptions & CallOptions): Promise<EffectiveQueueOptions> {
+  async updateQueue(name: string, options: QueueChange & CallOptions): Promise<EffectiveQueueOptions> {
     const { signal, timeoutMs, ...set } = options
     const change = Object.fromEntries(Object.entries(set).filter(([, value]) => value !== undefined))
     const result = await this.#admin(name, 'updating', { signal, timeoutMs }, (id) =>

@@ -1,5 +1,6 @@
 import { limits, type Epoch, type LeaseId, type Offset, type PartitionId } from '../types.ts'
 import { attributes, type BatchView } from '../wire/batch.ts'
+import { messageId } from '../wire/message-id.ts'
 import { settleAction } from '../wire/messages.ts'
 import { acking, leaseLost, releasing, type AckTarget, type Settling } from './acker.ts'
 import type { Core } from './core.ts'
@@ -15,7 +16,6 @@ import {
   type NackOptions,
 } from './options.ts'
 import type { Queue } from './queues.ts'
-import { messageId } from './receipt.ts'
 import { decodeValue, textOf, type Serializer } from './serializer.ts'
 
 /** What the messages of one delivery share. */
