@@ -115,14 +115,17 @@ export class Forwarder {
     })
   }
 
-  /** Forwards nothing any more; what is on its way may still arrive. */
-  close(): void {
+  /**
+   * Forwards nothing any more; what is on its way may still arrive.
+   * @param error for those who wait for arrivals. Without one they hear no more: the broker ends.
+   */
+  close(error?: MqError): void {
     this.#isOpen = false
     for (const timer of this.#timers) timer.cancel()
     this.#timers.clear()
     const waiting = this.#waiting
     this.#waiting = []
-    for (const each of waiting) each.reject(new MqError('STOPPING', 'the queue or the broker is stopping'))
+    if (error !== undefined) for (const each of waiting) each.reject(error)
   }
 
   async #serve(key: string, target: Target): Promise<void> {

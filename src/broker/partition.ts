@@ -233,7 +233,7 @@ export class Partition implements LeaderSink<ReplyTo> {
   close(reason?: MqError): void {
     if (!this.#open) return
     this.#disarm()
-    this.#forwarder?.close()
+    this.#forwarder?.close(reason)
     this.#log.onDurable = () => undefined
     if (reason !== undefined) this.leader.abandon(reason)
     this.#open = false

@@ -18,7 +18,7 @@ const lookedBytesMax = 4 << 20
  * One step.
  * @param find the queue of this name, if there is one
  * @returns once what it moved is in its queues
- * @throws MqError INVALID_FIELD; STOPPING: what was moved so far is on its way
+ * @throws MqError INVALID_FIELD; QUEUE_DELETED: what was moved may have arrived
  */
 export async function redrive(
   queue: Queue,
