@@ -28,6 +28,7 @@ import {
 import { peekedMessages, type PeekedMessage } from './peeked.ts'
 import type { BatchEntry, Producer, SendOptions } from './producer.ts'
 import { unexpected, type Queues } from './queues.ts'
+import { redrive, type Redriven, type RedriveOptions } from './redrive.ts'
 import type { Receiver, ReceiveOptions } from './receiver.ts'
 import {
   consumeSpec,
@@ -205,6 +206,18 @@ export class MqClient {
     return peekedMessages(queue, peekedOfResult(result), this.#parts.serializer)
   }
 
+  /**
+   * Sends the messages that are ready in a dead-letter queue back to the queues they came from, or all to one, in the
+   * order of the log; headers stay, deliveries count from 1 again. What comes into it meanwhile stays. Done in steps:
+   * after an error `details` says what was done, `{ messages, skipped }`, and `outcome` whether the last step may have
+   * been done besides. A step that loses its connection is sent again, and what the lost answer counted is missing from
+   * the result; with `max` it is not, since more than `max` could be redriven: DISCONNECTED, outcome unknown.
+   * @throws MqError QUEUE_NOT_FOUND: it, or `to`, is not there; INVALID_NAME, INVALID_FIELD; DISCONNECTED
+   */
+  redrive(deadLetterQueue: string, options: RedriveOptions = {}): Promise<Redriven> {
+    return redrive(this.#parts.core, deadLetterQueue, options)
+  }
+
   /** All queues, by name. */
   async listQueues(options: CallOptions = {}): Promise<QueueSummary[]> {
     const all: QueueSummary[] = []
@@ -301,11 +314,6 @@ export class MqClient {
     this.#parts.core.checkOpen()
     checkQueueName(queue)
     return this.#parts
-  }
-
-  /** Not built yet. */
-  redrive(_deadLetterQueue: string, _options?: object): Promise<never> {
-    return Promise.reject(unsupported('redrive'))
   }
 
   /** Not built yet. */
