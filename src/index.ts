@@ -30,6 +30,7 @@ export type {
   PartitionDescription,
   QueueDescription,
   QueueOptions,
+  QueueOptionsChange,
   QueueSummary,
   Storage,
 } from './types.ts'

@@ -6,7 +6,7 @@ import { formatBytes, formatDuration } from '../units.ts'
 import { type ConnectionOptions, withClient, withServer } from './connection.ts'
 import { type OutputOptions, withJson } from './options.ts'
 import { type Cell, print, printJson, printTable } from './output.ts'
-import { queueFlagOptions, queueOptionsOf } from './queue-options.ts'
+import { queueChangeOf, queueFlagOptions, queueOptionsOf, unsetOption } from './queue-options.ts'
 
 type Options = ConnectionOptions & OutputOptions
 
@@ -24,7 +24,7 @@ export function define(queue: Command): void {
     (name: string, options: Options) => info(name, options),
   )
   const editing = subcommand('edit <NAME>', 'change options of a queue; those that are not given stay')
-  for (const option of queueFlagOptions()) editing.addOption(option)
+  for (const option of [...queueFlagOptions(), unsetOption()]) editing.addOption(option)
   editing.action((name: string, options: Options & Record<string, unknown>) => edit(name, options))
 
   subcommand('purge <NAME>', 'remove all messages of a queue, also those that consumers have now')
@@ -86,7 +86,7 @@ async function info(name: string, options: Options): Promise<void> {
 }
 
 async function edit(name: string, options: Options & Record<string, unknown>): Promise<void> {
-  const change = queueOptionsOf(options)
+  const change = queueChangeOf(options)
   if (Object.keys(change).length === 0) {
     throw new MqError('INVALID_OPTION', 'queue edit needs at least one option to change')
   }

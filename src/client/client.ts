@@ -4,6 +4,7 @@ import {
   type EffectiveQueueOptions,
   type QueueDescription,
   type QueueOptions,
+  type QueueOptionsChange,
   type QueueSummary,
 } from '../types.ts'
 import { encodeClientFrame, peekedOfResult } from '../wire/codec.ts'
@@ -156,12 +157,12 @@ export class MqClient {
   }
 
   /**
-   * Changes options of a queue while it works; what is not named stays. Leases that are out keep their time, and
-   * other clients learn of a new `maxMessageBytes` when they next look the queue up.
+   * Changes options of a queue while it works; what is not named stays, null brings a default back: `maxDeliveries:
+   * null` sets no limit any more. Leases that are out keep their time, and other clients learn of a new `maxMessageBytes` when they next look the queue up.
    * @returns the options in force
    * @throws MqError QUEUE_NOT_FOUND; INVALID_FIELD; UNSUPPORTED: partitions, replicas and storage cannot be changed
    */
-  async updateQueue(name: string, options: QueueOptions & CallOptions): Promise<EffectiveQueueOptions> {
+  async updateQueue(name: string, options: QueueOptionsChange & CallOptions): Promise<EffectiveQueueOptions> {
     const { signal, timeoutMs, ...set } = options
     const change = Object.fromEntries(Object.entries(set).filter(([, value]) => value !== undefined))
     const result = await this.#admin(name, 'updating', { signal, timeoutMs }, (id) =>
