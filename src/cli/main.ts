@@ -21,6 +21,7 @@ const groups: Readonly<Record<string, Group>> = {
     description: 'list, create, describe, edit, purge and remove queues',
     load: () => import('./queue.ts'),
   },
+  dlq: { description: 'list dead-letter queues, and redrive their messages', load: () => import('./dlq.ts') },
   peek: { description: 'look at messages without taking them', load: () => import('./peek.ts') },
   send: { description: 'send one message, or each line of stdin', load: () => import('./send.ts') },
   receive: { description: 'receive messages and print them', load: () => import('./receive.ts') },

@@ -5,7 +5,7 @@ import type { EffectiveQueueOptions } from '../types.ts'
 import { formatBytes, formatDuration } from '../units.ts'
 import { type ConnectionOptions, withClient, withServer } from './connection.ts'
 import { type OutputOptions, withJson } from './options.ts'
-import { type Cell, print, printJson, printTable } from './output.ts'
+import { type Cell, manyMessages, print, printJson, printTable } from './output.ts'
 import { queueChangeOf, queueFlagOptions, queueOptionsOf, unsetOption } from './queue-options.ts'
 
 type Options = ConnectionOptions & OutputOptions
@@ -99,8 +99,7 @@ async function purge(name: string, options: Options & { dryRun?: true }): Promis
   const { dryRun = false } = options
   const { messages } = await withClient(options, (client) => client.purgeQueue(name, { dryRun }))
   if (options.json) return printJson({ name, messages, dryRun })
-  const many = messages === 1 ? '1 message' : `${messages.toLocaleString('en')} messages`
-  await print(`${many} of queue ${name} ${dryRun ? 'would be removed' : 'removed'}\n`)
+  await print(`${manyMessages(messages)} of queue ${name} ${dryRun ? 'would be removed' : 'removed'}\n`)
 }
 
 async function remove(name: string, options: Options): Promise<void> {

@@ -321,7 +321,7 @@ t.test('peek prints messages and leaves them', async (t) => {
   await broker.run(['send', 'orders', '-'], { input: 'one\ntwo\n' })
   await broker.run(['receive', 'orders'])
   const { stdout } = await broker.run(['peek', 'orders'])
-  t.match(stdout, /^leased\t1\torders\/0\/\d+-\d+\tone\nready\t0\torders\/0\/\d+-\d+\ttwo\n$/)
+  t.match(stdout, /^leased\t1\torders\/0\/\d+-\d+\t-\tone\nready\t0\torders\/0\/\d+-\d+\t-\ttwo\n$/)
   const json = JSON.parse((await broker.run(['peek', 'orders', '--max', '1', '--json'])).stdout)
   t.match(json, [{ queue: 'orders', state: 'leased', body: 'one', deliveryCount: 1, priority: 0 }])
   t.equal((await broker.run(['receive', 'orders', '--ack'])).stdout, 'two\n')
