@@ -8,9 +8,9 @@ import { assertOneLine, run, runOn, startBroker } from './process.ts'
 const broker = (t: Test) => startBroker(t, join(t.testdir(), 'data'))
 
 t.test('a short run: all that was sent is received once, and the queue is gone', async (t) => {
-  const { run } = await broker(t)
+  const there = await broker(t)
   for (const more of [[], ['--batch', '10', '--producers', '2', '--consumers', '2', '--size', '8']]) {
-    const { code, stdout, stderr } = await run(['bench', '--seconds', '1', '--json', ...more])
+    const { code, stdout, stderr } = await there.run(['bench', '--seconds', '1', '--json', ...more])
     t.equal(stderr, '')
     t.equal(code, 0)
     const { sent, received, confirmMs, lost, duplicates } = JSON.parse(stdout)
@@ -19,15 +19,15 @@ t.test('a short run: all that was sent is received once, and the queue is gone',
     t.ok(confirmMs.p50 > 0 && confirmMs.p99 >= confirmMs.p50)
     t.strictSame({ lost, duplicates }, { lost: 0, duplicates: 0 })
   }
-  t.equal((await run(['queue', 'ls', '--json'])).stdout, '[]\n')
+  t.equal((await there.run(['queue', 'ls', '--json'])).stdout, '[]\n')
 })
 
 t.test('an interrupt ends it early, with its figures, and the queue is gone', async (t) => {
-  const { run, listen } = await broker(t)
-  const child = runOn(t, ['bench', '--seconds', '3600', '--server', listen])
+  const there = await broker(t)
+  const child = runOn(t, ['bench', '--seconds', '3600', '--server', there.listen])
   const stdout = text(child.stdout)
   const ended = once(child, 'close')
-  const queues = async () => (await run(['queue', 'ls'])).stdout
+  const queues = async () => (await there.run(['queue', 'ls'])).stdout
   while (!/^bench-[0-9a-f]{12} /m.test(await queues()));
   child.kill('SIGINT')
   t.strictSame(await ended, [0, null])
