@@ -300,8 +300,9 @@ export class MqClient {
 
   /**
    * Runs `handler` on each message: what it returns from is acked, what it throws on is nacked with the error's
-   * message as the reason. With `batch` it gets an array, and may return those that it did: the others are nacked.
-   * Leases are renewed meanwhile; when one is lost all the same, the handler's `signal` aborts.
+   * message as the reason; what it has settled by itself stays so. With `batch` it gets an array, and may return those
+   * that it did: the others are nacked. Leases are renewed meanwhile; when one is lost all the same, the handler's
+   * `signal` aborts.
    * @throws MqError as `consume`
    */
   work(queue: string, handler: Handler, options?: WorkOptions & { batch?: undefined }): Worker
