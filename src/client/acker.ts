@@ -1,6 +1,6 @@
 /**
- * Gathers the settles of one partition, acks and all others: what is done alike in a turn, or in a wait for room, leaves as
- * ranges in one SETTLE.
+ * Gathers the settles of one partition, acks and all others: what is done alike in a turn, or in a wait for room,
+ * leaves as ranges in one SETTLE.
  */
 import { InvariantError, MqError } from '../errors.ts'
 import { limits, type Epoch, type LeaseId, type Offset, type PartitionId } from '../types.ts'

@@ -158,7 +158,8 @@ export class MqClient {
 
   /**
    * Changes options of a queue while it works; what is not named stays, null brings a default back: `maxDeliveries:
-   * null` sets no limit any more. Leases that are out keep their time, and other clients learn of a new `maxMessageBytes` when they next look the queue up.
+   * null` sets no limit any more. Leases that are out keep their time, and other clients learn
+   * of a new `maxMessageBytes` when they next look the queue up.
    * @returns the options in force
    * @throws MqError QUEUE_NOT_FOUND; INVALID_FIELD; UNSUPPORTED: partitions, replicas and storage cannot be changed
    */

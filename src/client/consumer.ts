@@ -171,7 +171,10 @@ export class Batch {
     return this.#settle(() => releasing, options)
   }
 
-  /** All go to the queue's dead-letter queue, as `Message.deadLetter` says. @throws MqError as `ack`; NO_DEAD_LETTER_QUEUE */
+  /**
+   * All go to the queue's dead-letter queue, as with `Message.deadLetter`.
+   * @throws MqError as `ack`; NO_DEAD_LETTER_QUEUE
+   */
   deadLetter(reason?: string, options: CallOptions = {}): Promise<void> {
     return this.#settle(() => deadLettering(reason), options)
   }

@@ -2,9 +2,9 @@
  * Empties a dead-letter queue back into other queues, step by step.
  *
  * The broker remembers nothing between two steps: the cursor of each answer goes into the next request, so whoever
- * drives also sets the pace. A step that was done cannot be done again, since its messages have left: asked a second time the
- * broker redrives what comes next. Without a limit that is what is wanted anyway; with one, a step whose answer was
- * lost ends the whole.
+ * drives also sets the pace. A step that was done cannot be done again, since its messages have left: asked a second
+ * time the broker redrives what comes next. Without a limit that is what is wanted anyway; with one, a step whose
+ * answer was lost ends the whole.
  */
 import type { Timer } from '../env.ts'
 import { MqError } from '../errors.ts'
