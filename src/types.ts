@@ -65,8 +65,8 @@ export interface QueueOptions {
   orderedBatch?: boolean | undefined
 }
 
-/** What is to change of a queue's options; null brings the default back. */
-export type QueueChange = { [Name in keyof QueueOptions]: QueueOptions[Name] | null }
+/** What is to change of a queue's options: absent, it stays; null brings its default back. */
+export type QueueOptionsChange = { [Name in keyof QueueOptions]: QueueOptions[Name] | null }
 
 /** A `Backoff` with its defaults. */
 export interface EffectiveBackoff extends Backoff {
