@@ -384,7 +384,7 @@ export class Commands implements RequestHandler {
     const queue = this.#named(name)
     if (to === name) throw new MqError('INVALID_FIELD', 'messages are redriven to another queue', field('to'))
     if (to !== null) this.#named(to)
-    redrive(queue, request, (other) => this.#broker.queues.get(other))
+    redrive(queue, request, this.#broker.log, (other) => this.#broker.queues.get(other))
       .then((result) => {
         const { messages, skipped, targets } = result
         if (!dryRun && messages > 0) {
