@@ -33,7 +33,8 @@ export interface BrokerOptions {
   maxConnections: number
   /**
    * Bytes of answers that wait to be read, on all connections together. Default 256 MiB. The nearer they come to it, the
-   * less one connection may have unread and still be served; see `frontend/unread.ts`.
+   * less one connection may have unread and still be served; see `frontend/unread.ts`. Below 128 MiB even a first answer is
+   * smaller than 16 MiB.
    */
   maxUnreadBytes: number
   /** Default 10,000. */

@@ -1,5 +1,7 @@
 /** Peers that are there and are not: gone without a word, idle, or deaf to what they asked for, one and many. */
 import t from 'tap'
+import type { BrokerOptions } from '../../src/broker/broker.ts'
+import { silentLogger } from '../../src/broker/logger.ts'
 import { op } from '../../src/wire/messages.ts'
 import {
   assertRefused,
@@ -49,6 +51,15 @@ async function deaf(stage: Stage, queue: KnownQueue, count: number): Promise<Pee
   return peers
 }
 
+/** A broker's options, and the codes of the errors that its connections ended by. */
+function watched(options: Partial<BrokerOptions> = {}) {
+  const codes = new Set<unknown>()
+  const warn = (fields: object, message: string) => {
+    if (message === 'connection ended by an error') codes.add((fields as { code: unknown }).code)
+  }
+  return { codes, options: { ...options, log: { ...silentLogger, warn } } }
+}
+
 /** Lets time pass, and gives the most that the broker kept for them meanwhile. */
 async function watch(stage: Stage, ms: number): Promise<number> {
   let most = 0
@@ -75,7 +86,8 @@ async function roundTrip(stage: Stage): Promise<string | undefined> {
 }
 
 t.test('peers that vanish are gone after three heartbeats, with all that they waited for', async (t) => {
-  const stage = await simulatedStage(t)
+  const { codes, options } = watched()
+  const stage = await simulatedStage(t, options)
   const queue = await stage.queue()
   const before = served(stage).length
   for (let i = 0; i < 50; i++) {
@@ -93,6 +105,7 @@ t.test('peers that vanish are gone after three heartbeats, with all that they wa
   t.equal(served(stage).filter(({ serverEnd }) => serverEnd.state !== 'closed').length, before + 50)
   await stage.world!.advance(3000)
   t.equal(served(stage).filter(({ serverEnd }) => serverEnd.state !== 'closed').length, before)
+  t.strictSame([...codes], ['DISCONNECTED'])
   await stage.sent(queue, 'for nobody yet')
   t.equal(leaderOf(stage, queue).leasedCount, 0)
   await stage.check(t)
@@ -134,7 +147,8 @@ t.test('clients that have nothing to do for an hour keep their connections', asy
 })
 
 t.test('peeks whose answers nobody reads: not read further, and cut off in time', async (t) => {
-  const stage = await simulatedStage(t)
+  const { codes, options } = watched()
+  const stage = await simulatedStage(t, options)
   const queue = await stage.queue()
   await fill(stage, queue, 4, mebibyte)
   const peer = await stage.peer()
@@ -143,6 +157,7 @@ t.test('peeks whose answers nobody reads: not read further, and cut off in time'
   t.ok((await watch(stage, 5000)) <= 9 * mebibyte)
   await stage.world!.advance(45_000)
   t.equal(unreadBytes(stage), 0)
+  t.strictSame([...codes], ['SLOW_CONSUMER'])
   peer.resume()
   await peer.end()
   t.ok(peer.frames.length <= 2)
@@ -170,7 +185,8 @@ t.test('many that do not read share one bound, and those that read do not feel i
 })
 
 t.test('over the bound: whoever has most and does not read is cut off, small ones go on', async (t) => {
-  const stage = await simulatedStage(t, { maxUnreadBytes: 8 * mebibyte })
+  const { codes, options } = watched({ maxUnreadBytes: 8 * mebibyte })
+  const stage = await simulatedStage(t, options)
   const queue = await stage.queue()
   await fill(stage, queue, 20, mebibyte)
   const small = await stage.peer()
@@ -185,6 +201,7 @@ t.test('over the bound: whoever has most and does not read is cut off, small one
   stage.keep()
   await stage.world!.advance(8000)
   t.ok(unreadBytes(stage) < 8 * mebibyte, 'there is room')
+  t.strictSame([...codes], ['SLOW_CONSUMER'])
   for (const peer of large) peer.resume()
   await stage.world!.advance(1000)
   t.ok(large.some(({ ended }) => ended))
