@@ -58,7 +58,7 @@ const pauseMaxMs = 30_000
 interface Waiting {
   readonly target: Target
   readonly position: Position
-  resolve(): void
+  resolve(arrived: boolean): void
   reject(error: MqError): void
 }
 
@@ -117,8 +117,11 @@ export class Forwarder {
     })
   }
 
-  /** Resolves once no output to `target` up to `position` waits any more: it is there, has come back or has rotted. */
-  forwarded(target: Target, position: Position): Promise<void> {
+  /**
+   * Resolves once no output to `target` up to `position` waits any more: with true when they are there, or have rotted;
+   * with false when the target is gone and they have come back.
+   */
+  forwarded(target: Target, position: Position): Promise<boolean> {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ target, position, resolve, reject })
       this.#tellWaiting()
@@ -316,7 +319,7 @@ export class Forwarder {
     const over = this.#waiting.filter(isOver)
     if (over.length === 0) return
     this.#waiting = this.#waiting.filter((each) => !isOver(each))
-    for (const each of over) each.resolve()
+    for (const each of over) each.resolve(outbox.destination(each.target) !== undefined)
   }
 
   #pause(failures: number): Promise<void> {

@@ -41,22 +41,36 @@ export async function redrive(
   const left: number[] = []
   const room = { messages: max, bytes: lookedBytesMax }
   const arrivals: Promise<void>[] = []
+  const arrived = async (partition: Partition, { name, target, ranges }: Move): Promise<void> => {
+    const position = partition.leader.move(ranges, target, partition.now())
+    if (await partition.forwarder.forwarded(target, position)) return
+    // They are ready again.
+    for (let i = 1; i < ranges.length; i += 2) {
+      result.messages -= ranges[i]!
+      targets[name]! -= ranges[i]!
+    }
+    if (targets[name] === 0) Reflect.deleteProperty(targets, name)
+  }
   for (const [partition, offset, end] of begun) {
     const moves: Moves = new Map()
     const next = select(partition, queue, offset, end, to, find, room, moves, result)
     if (next < end) left.push(partition.id, next, end)
     if (dryRun) continue
-    for (const { target, ranges } of moves.values()) {
-      const position = partition.leader.move(ranges, target, partition.now())
-      arrivals.push(partition.forwarder.forwarded(target, position))
-    }
+    for (const move of moves.values()) arrivals.push(arrived(partition, move))
   }
   if (left.length > 0) result.cursor = left
   await Promise.all(arrivals)
   return result
 }
 
-type Moves = Map<string, { readonly target: Target; readonly ranges: Ranges }>
+interface Move {
+  /** The target's queue. */
+  readonly name: string
+  readonly target: Target
+  readonly ranges: Ranges
+}
+
+type Moves = Map<string, Move>
 
 type Stretch = readonly [partition: Partition, offset: number, end: number]
 
@@ -127,7 +141,7 @@ function select(
       }
       result.messages++
       result.targets[target.name] = (result.targets[target.name] ?? 0) + 1
-      addTo(moves, { queueId: target.id, partition: id }, at)
+      addTo(moves, target.name, { queueId: target.id, partition: id }, at)
     }
     at = Math.max(at, stop)
   }
@@ -138,10 +152,10 @@ function headerOf(view: BatchView, i: number, name: string): string | undefined 
   return (attributes(view)?.['headers']?.[i] as Record<string, string> | null | undefined)?.[name]
 }
 
-function addTo(moves: Moves, target: Target, offset: number): void {
+function addTo(moves: Moves, name: string, target: Target, offset: number): void {
   const key = `${target.queueId}/${target.partition}`
   let move = moves.get(key)
-  if (move === undefined) moves.set(key, (move = { target, ranges: [] }))
+  if (move === undefined) moves.set(key, (move = { name, target, ranges: [] }))
   const { ranges } = move
   const last = ranges.length - 2
   if (last >= 0 && ranges[last]! + ranges[last + 1]! === offset) ranges[last + 1]!++

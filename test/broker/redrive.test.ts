@@ -76,6 +76,23 @@ void t.test('who redrives hears of it when what was moved has rotted', async (t)
   t.equal(redriven.state, 'resolved')
 })
 
+void t.test('what comes back since its target is gone does not count as redriven', async (t) => {
+  let isOpen = true
+  const peerLink =
+    (deliver: PeerLink): PeerLink =>
+    (frame) =>
+      isOpen ? deliver(frame) : Promise.reject(new Error('cut'))
+  const { bench, mq } = await withDeadLetters({ peerLink })
+  isOpen = false
+  const redriven = bench.watch(mq.redrive('orders.dlq'))
+  await bench.world.advance(100)
+  await bench.complete(mq.deleteQueue('orders'))
+  isOpen = true
+  await bench.world.advance(20_000)
+  t.equal(bench.broker.internals.queues.get('orders.dlq')!.messages, 2)
+  t.strictSame(redriven, { state: 'resolved', value: { messages: 0, skipped: 0, targets: {} } })
+})
+
 void t.test('what a halted partition would have to take stays where it is', async (t) => {
   const { bench, mq, queues } = await withDeadLetters()
   const [partition] = queues.get('orders')!.partitions
