@@ -391,7 +391,11 @@ export class Commands implements RequestHandler {
     const queue = this.#named(name)
     if (to === name) throw new MqError('INVALID_FIELD', 'messages are redriven to another queue', field('to'))
     if (to !== null) this.#named(to)
-    redrive(queue, request, this.#broker.log, (other) => this.#broker.queues.get(other))
+    const gone = (): MqError =>
+      this.#broker.queuesById.has(queue.id)
+        ? new MqError('STOPPING', 'the broker is stopping')
+        : new MqError('QUEUE_DELETED', `queue ${name} was deleted`)
+    redrive(queue, request, this.#broker.log, gone, (other) => this.#broker.queues.get(other))
       .then((result) => {
         const { messages, skipped, targets } = result
         if (!dryRun && messages > 0) {

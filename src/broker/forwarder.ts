@@ -17,12 +17,13 @@ import {
   nowhere,
   sameTarget,
   sourceId,
+  startOf,
   type Outputs,
   type Position,
   type Target,
 } from '../partition/outbox.ts'
 import { limits, type PartitionId } from '../types.ts'
-import { type BatchBuilder, crcOf, messageBody, readBatch } from '../wire/batch.ts'
+import { type BatchBuilder, type BatchView, crcOf, messageBody, readBatch } from '../wire/batch.ts'
 import { messageId } from '../wire/message-id.ts'
 import { decodeForwardAnswer, encodeForward, type ForwardAnswer } from '../wire/peer.ts'
 import { attributesOnward } from './dead-letter.ts'
@@ -57,9 +58,18 @@ const pauseMaxMs = 30_000
 interface Waiting {
   readonly target: Target
   readonly position: Position
-  resolve(): void
+  resolve(arrived: boolean): void
   reject(error: MqError): void
 }
+
+/** A batch that was read, and its view: to read its columns anew for each message would take the square of the time. */
+interface Looked {
+  readonly entry: Entry | null
+  readonly view: BatchView | null
+  readonly end: number
+}
+
+const nothingLooked: Looked = { entry: null, view: null, end: -1 }
 
 interface Built {
   readonly batch: Uint8Array
@@ -81,7 +91,7 @@ export class Forwarder {
   #isOpen = true
   #requests = 0
   /** Of the forward that is being built. */
-  #looked: { entry: Entry | null; end: number } = { entry: null, end: -1 }
+  #looked: Looked = nothingLooked
   #lookedBytes = 0
 
   constructor(partition: Partition, queueName: string, context: ForwarderContext) {
@@ -107,8 +117,11 @@ export class Forwarder {
     })
   }
 
-  /** Resolves once the outputs to `target` up to `position` are there, or have come back. */
-  forwarded(target: Target, position: Position): Promise<void> {
+  /**
+   * Resolves once no output to `target` up to `position` waits any more: with true when they are there, or have rotted;
+   * with false when the target is gone and they have come back.
+   */
+  forwarded(target: Target, position: Position): Promise<boolean> {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ target, position, resolve, reject })
       this.#tellWaiting()
@@ -210,7 +223,7 @@ export class Forwarder {
       if (builder.count > 0) builder.finish()
       throw error
     } finally {
-      this.#looked = { entry: null, end: -1 }
+      this.#looked = nothingLooked
     }
   }
 
@@ -222,8 +235,8 @@ export class Forwarder {
     for (let offset = start; offset < end;) {
       // Scattered over many large batches, a few messages could hold everybody up.
       if (builder.count > 0 && this.#lookedBytes > lookedBytesMax) return offset - start
-      const { entry, end: entryEnd } = this.#look(offset)
-      if (entry === null) {
+      const { entry, view, end: entryEnd } = this.#look(offset)
+      if (entry === null || view === null) {
         this.#note('messages of the outbox quarantined: their stored bytes do not verify', {
           offset,
           entryEnd,
@@ -232,7 +245,6 @@ export class Forwarder {
         if (builder.count === 0) partition.leader.quarantineOutputs(offset, entryEnd, partition.now())
         return offset - start
       }
-      const view = readBatch(entry.payload)
       const { serializer } = view
       for (; offset < Math.min(end, entryEnd); offset++) {
         const i = offset - entry.base
@@ -252,11 +264,12 @@ export class Forwarder {
   }
 
   /** The batch that holds `offset`: mostly the one of the message before. */
-  #look(offset: number): { entry: Entry | null; end: number } {
+  #look(offset: number): Looked {
     const { entry, end } = this.#looked
     if (entry !== null && offset >= entry.base && offset < end) return this.#looked
-    this.#looked = this.#partition.look(offset)
-    this.#lookedBytes += this.#looked.entry?.payload.length ?? 0
+    const looked = this.#partition.look(offset)
+    this.#looked = { ...looked, view: looked.entry && readBatch(looked.entry.payload) }
+    this.#lookedBytes += looked.entry?.payload.length ?? 0
     return this.#looked
   }
 
@@ -300,13 +313,13 @@ export class Forwarder {
   #tellWaiting(): void {
     const { outbox } = this.#partition.leader.state
     const isOver = ({ target, position }: Waiting): boolean => {
-      const destination = outbox.destination(target)
-      return destination === undefined || comparePositions(destination.last, position) >= 0
+      const next = outbox.destination(target)?.pending[0]
+      return next === undefined || comparePositions(startOf(next), position) > 0
     }
     const over = this.#waiting.filter(isOver)
     if (over.length === 0) return
     this.#waiting = this.#waiting.filter((each) => !isOver(each))
-    for (const each of over) each.resolve()
+    for (const each of over) each.resolve(outbox.destination(each.target) !== undefined)
   }
 
   #pause(failures: number): Promise<void> {

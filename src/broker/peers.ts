@@ -40,8 +40,9 @@ export function answerForward(broker: RunningBroker, frame: Uint8Array): Promise
         partition.now(),
       )
     } catch (error) {
-      if (!(error instanceof MqError)) throw error
-      refuse(error)
+      if (error instanceof MqError) return refuse(error)
+      // Thrown on, it would look like a request that was lost, and be repeated for ever.
+      broker.fail(new MqError('INTERNAL', `a defect: ${String(error)}`))
     }
   })
 }

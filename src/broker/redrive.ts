@@ -17,6 +17,7 @@ const lookedBytesMax = 4 << 20
 
 /**
  * One step.
+ * @param gone why the queue is not served any more
  * @param find the queue of this name, if there is one
  * @returns once what it moved is in its queues
  * @throws MqError INVALID_FIELD; QUEUE_DELETED: what was moved may have arrived
@@ -25,49 +26,73 @@ export async function redrive(
   queue: Queue,
   { to, max, dryRun, cursor }: RedriveRequest,
   log: SharedLog,
+  gone: () => MqError,
   find: (name: string) => Queue | undefined,
 ): Promise<RedriveResult> {
   const begun = stretches(queue, cursor)
   // What was sent before the first step is ready then.
   if (cursor === null) await log.flushed()
-  const result: RedriveResult = { messages: 0, skipped: 0, targets: {}, cursor: null }
+  for (const [partition] of begun) {
+    // What serves no more has nothing ready, and that would read as if nothing were left.
+    if (!partition.leader.leading) throw gone()
+  }
+  const targets = Object.create(null) as Record<string, number>
+  const result: RedriveResult = { messages: 0, skipped: 0, targets, cursor: null }
   const left: number[] = []
   const room = { messages: max, bytes: lookedBytesMax }
   const arrivals: Promise<void>[] = []
-  for (const [id, offset, end] of begun) {
-    const partition = queue.partition(id)
+  const arrived = async (partition: Partition, { name, target, ranges }: Move): Promise<void> => {
+    const position = partition.leader.move(ranges, target, partition.now())
+    if (await partition.forwarder.forwarded(target, position)) return
+    // They are ready again.
+    for (let i = 1; i < ranges.length; i += 2) {
+      result.messages -= ranges[i]!
+      targets[name]! -= ranges[i]!
+    }
+    if (targets[name] === 0) Reflect.deleteProperty(targets, name)
+  }
+  for (const [partition, offset, end] of begun) {
     const moves: Moves = new Map()
     const next = select(partition, queue, offset, end, to, find, room, moves, result)
-    if (next < end) left.push(id, next, end)
+    if (next < end) left.push(partition.id, next, end)
     if (dryRun) continue
-    for (const { target, ranges } of moves.values()) {
-      const position = partition.leader.move(ranges, target, partition.now())
-      arrivals.push(partition.forwarder.forwarded(target, position))
-    }
+    for (const move of moves.values()) arrivals.push(arrived(partition, move))
   }
   if (left.length > 0) result.cursor = left
   await Promise.all(arrivals)
   return result
 }
 
-type Moves = Map<string, { readonly target: Target; readonly ranges: Ranges }>
+interface Move {
+  /** The target's queue. */
+  readonly name: string
+  readonly target: Target
+  readonly ranges: Ranges
+}
 
-/** What is still to be looked at: `[partition, offset, end]`. */
-function stretches(queue: Queue, cursor: readonly number[] | null): (readonly [number, number, number])[] {
+type Moves = Map<string, Move>
+
+type Stretch = readonly [partition: Partition, offset: number, end: number]
+
+/**
+ * What is still to be looked at. All of it is checked before anything is moved.
+ * @throws MqError INVALID_FIELD, CORRUPT_LOG
+ */
+function stretches(queue: Queue, cursor: readonly number[] | null): Stretch[] {
   if (cursor === null) {
     return queue.partitions
       .filter(({ halted }) => halted === null)
-      .map(({ id, leader }) => [id, 0, leader.state.logEnd] as const)
+      .map((partition) => [partition, 0, partition.leader.state.logEnd])
   }
-  const found: (readonly [number, number, number])[] = []
+  const found: Stretch[] = []
   for (let i = 0; i < cursor.length; i += 3) {
     const [id, offset, end] = [cursor[i]!, cursor[i + 1]!, cursor[i + 2]!]
-    if (found.some(([other]) => other === id) || offset > end) {
+    if (found.some(([other]) => other.id === id) || offset > end) {
       throw new MqError('INVALID_FIELD', 'cursor must be as the step before answered it', {
         details: { field: 'cursor' },
       })
     }
-    found.push([id, offset, end])
+    found.push([queue.partition(id), offset, end])
   }
   return found
 }
@@ -107,11 +132,16 @@ function select(
         result.skipped++
         continue
       }
-      result.messages++
-      result.targets[target.name] = (result.targets[target.name] ?? 0) + 1
       const { length } = target.partitions
       const id = (partitionOfId(headerOf(view, i, deadLetterHeader.originId) ?? '') ?? partition.id) % length
-      addTo(moves, { queueId: target.id, partition: id }, at)
+      // It would wait there for ever, where nobody sees it.
+      if (target.partitions[id]!.halted !== null) {
+        result.skipped++
+        continue
+      }
+      result.messages++
+      result.targets[target.name] = (result.targets[target.name] ?? 0) + 1
+      addTo(moves, target.name, { queueId: target.id, partition: id }, at)
     }
     at = Math.max(at, stop)
   }
@@ -122,10 +152,10 @@ function headerOf(view: BatchView, i: number, name: string): string | undefined 
   return (attributes(view)?.['headers']?.[i] as Record<string, string> | null | undefined)?.[name]
 }
 
-function addTo(moves: Moves, target: Target, offset: number): void {
+function addTo(moves: Moves, name: string, target: Target, offset: number): void {
   const key = `${target.queueId}/${target.partition}`
   let move = moves.get(key)
-  if (move === undefined) moves.set(key, (move = { target, ranges: [] }))
+  if (move === undefined) moves.set(key, (move = { name, target, ranges: [] }))
   const { ranges } = move
   const last = ranges.length - 2
   if (last >= 0 && ranges[last]! + ranges[last + 1]! === offset) ranges[last + 1]!++

@@ -199,16 +199,18 @@ export class Worker {
       (result) => {
         const isSome = this.#batch !== null && Array.isArray(result)
         const did = isSome ? new Set<unknown>(result) : null
-        for (const message of messages) {
-          if (did === null || did.has(message)) this.#settle(message.ack())
-          else this.#settle(message.nack({ reason: 'the handler did not return it' }))
+        for (const taken of task.taken) {
+          const { message } = taken
+          if (did === null || did.has(message)) this.#settle(taken, message.ack())
+          else this.#settle(taken, message.nack({ reason: 'the handler did not return it' }))
         }
         this.#ended(task)
       },
       (error: unknown) => {
         const reason = reasonOf(error)
-        for (const message of messages) {
-          this.#settle(task.isGivenUp ? message.release() : message.nack({ reason }))
+        for (const taken of task.taken) {
+          const { message } = taken
+          this.#settle(taken, task.isGivenUp ? message.release() : message.nack({ reason }))
         }
         this.#ended(task)
       },
@@ -221,11 +223,15 @@ export class Worker {
     this.#tellQuiet()
   }
 
-  #settle(settled: Promise<void>): void {
+  #settle({ held, index }: Taken, settled: Promise<void>): void {
     this.#settling++
     settled.then(
       () => this.#settled(null),
-      (error: unknown) => this.#settled(error),
+      (error: unknown) => {
+        // Nobody works on it any more: if it is not settled its lease must end, and it is delivered again.
+        held.gone(index)
+        this.#settled(error)
+      },
     )
   }
 

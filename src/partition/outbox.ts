@@ -305,6 +305,11 @@ export function comingBack(destination: Destination, to: Target | null): number[
   return back
 }
 
+/** Position of the first of them. */
+export function startOf({ epoch, offset, ranges }: Outputs): Position {
+  return { epoch, offset, index: ranges[3]! }
+}
+
 /** Position of the last of them. */
 export function endOf({ epoch, offset, ranges }: Outputs): Position {
   const last = ranges.length - perRange

@@ -243,3 +243,14 @@ void t.test('a source that is deleted is forgotten by its dead-letter queue', as
   t.strictSame(sources(), [0])
   t.equal(await texts('orders.dlq'), 'a×1', 'its dead letters stay')
 })
+
+void t.test('a defect of the target ends the broker, and is not tried again', async (t) => {
+  const { bench, mq, nackAll } = await withQueue({ maxDeliveries: 1 })
+  const { leader } = bench.broker.internals.queues.get('orders.dlq')!.partitions[0]!
+  leader.accept = () => {
+    throw new TypeError('a defect')
+  }
+  await bench.complete(mq.send('orders', 'a'))
+  await nackAll('orders')
+  t.match(await bench.complete(bench.broker.failed), { code: 'INTERNAL' })
+})
