@@ -244,12 +244,21 @@ async function main(): Promise<void> {
   const from = Number(values.from)
   let missed = 0
   console.log(`seeds from ${from}`)
-  for (const bug of plantedBugs.filter(({ name }) => name.includes(values.only))) {
-    const { seeds, found } = await hunt(bug, root, join(root, 'build'), from, Number(values.seeds))
-    if (found.length === 0) missed++
-    console.log(`${found.length === 0 ? 'MISSED' : 'found'} in ${seeds} seeds: ${bug.name}`)
-    for (const { error } of found) console.log(`    ${error.split('\n')[0]}`)
+  const left = plantedBugs.filter(({ name }) => name.includes(values.only))
+  const huntOn = async (): Promise<void> => {
+    for (let bug = left.shift(); bug !== undefined; bug = left.shift()) {
+      const startedMs = performance.now()
+      const { seeds, found } = await hunt(bug, root, join(root, 'build'), from, Number(values.seeds))
+      if (found.length === 0) missed++
+      const seconds = ((performance.now() - startedMs) / 1000).toFixed(1)
+      console.log(
+        `${found.length === 0 ? 'MISSED' : 'found'} in ${seeds} seeds, ${seconds} s: ${bug.name}` +
+          found.map(({ seed, error }) => `\n    seed ${seed}: ${error.split('\n')[0]}`).join(''),
+      )
+    }
   }
+  // As many at a time as the least machine has cores.
+  await Promise.all([huntOn(), huntOn()])
   process.exit(missed === 0 ? 0 : 1)
 }
 

@@ -46,6 +46,8 @@ const stepsPerLogCheck = 4000
 const stepsMax = 3_000_000
 /** How long a run's workload may take, simulated: a broker on a bad disk may hardly serve at all. */
 const workloadMsMax = 600_000
+/** And how often it may be started for it: more of the same finds nothing more. */
+const workloadStartsMax = 150
 /** How long after the last fault everything must be drained, beside what leases and time-outs take. */
 const drainMs = 60_000
 /** An operator's patience with a broker that does not come up, or does not end. */
@@ -183,7 +185,9 @@ class Simulation {
   }
 
   #afterStep(): void {
-    if (this.#working && this.#history.operations >= this.#config.operations) this.#working = false
+    if (this.#history.operations >= this.#config.operations || this.#starts >= workloadStartsMax) {
+      this.#working = false
+    }
     const { steps } = this.#world
     if (this.#broker === null || this.#mode !== 'serving' || this.#process?.alive !== true) return
     if (steps % stepsPerCheck === 0) this.#invariants.check(this.#broker)
