@@ -4,13 +4,17 @@
  */
 import { startBroker, type Broker } from '../../src/broker/broker.ts'
 import { MqError } from '../../src/errors.ts'
+import type { PartitionState } from '../../src/partition/fold.ts'
+import type { RangeMap } from '../../src/partition/range-map.ts'
 import type { SeededRandom } from '../../src/sim/random.ts'
 import { SimStore } from '../../src/sim/store.ts'
 import { SimWorld, type SimProcess } from '../../src/sim/world.ts'
 import { chooseConfig, type ChaosAction, type SimConfig } from './config.ts'
 import { History } from './history.ts'
 import { Invariants } from './invariants.ts'
-import { Shadow, Violation } from './shadow.ts'
+import { faultyLink, type LinkFaults } from './link.ts'
+import { Shadow } from './shadow.ts'
+import { Violation } from './violation.ts'
 import { Client, pickWeighted, type Workload } from './workload.ts'
 
 export interface RunOptions {
@@ -55,6 +59,14 @@ const startMsMax = 60_000
 /** What the broker's wall clock may be set off by. */
 const skewMsMax = 20_000
 const stopMsMax = 30_000
+
+const goodLink: LinkFaults = {
+  latencyMs: [0.01, 1],
+  dropChance: 0,
+  repeatChance: 0,
+  delayChance: 0,
+  delayMsMax: 0,
+}
 
 export async function run(seed: number, options: RunOptions = {}): Promise<RunResult> {
   const simulation = new Simulation(seed, options)
@@ -106,7 +118,11 @@ class Simulation {
     this.#startMs = this.#world.nowMs
     const nowMs = (): number => this.#world.nowMs - this.#startMs
     this.#history = new History(nowMs)
-    this.#shadow = new Shadow(nowMs, this.#config.queues, this.#startMs)
+    this.#shadow = new Shadow(
+      nowMs,
+      [...this.#config.queues, ...this.#config.deadLetterQueues],
+      this.#startMs,
+    )
     this.#history.log = options.log
     if (options.events === true) this.#world.log = options.log
   }
@@ -205,7 +221,12 @@ class Simulation {
     this.#history.note(`broker starts, number ${this.#starts}`)
     const { segmentBytes, heartbeatMs, logOptions } = this.#config
     const listen = { host: 'broker', port: 7650 }
-    startBroker(process.env, { listen, segmentBytes, heartbeatMs, logOptions })
+    const random = process.random.fork('link')
+    const peerLink = faultyLink(process.env.clock, random, () =>
+      this.#healed ? goodLink : this.#config.link,
+    )
+    const options = { listen, segmentBytes, heartbeatMs, logOptions, peerLink }
+    startBroker(process.env, options)
       .then(
         (broker) => {
           if (this.#process !== process || !process.alive) return
@@ -306,8 +327,6 @@ class Simulation {
       shadow: this.#shadow,
       goOn: () => this.#working,
       fail: (error) => this.fail(error),
-      visibilityTimeoutMs: (name) =>
-        this.#config.queues.find((queue) => queue.name === name)!.options.visibilityTimeoutMs!,
     }
   }
 
@@ -402,8 +421,10 @@ class Simulation {
 
   get #drainWithinMs(): number {
     // A call's time-out, a lease that was extended at the last moment, and a delay by a clock that is off.
-    const { visibilityTimeoutMsMax, delayMsMax } = this.#config
-    return drainMs + 30_000 + 2 * visibilityTimeoutMsMax + 2 * delayMsMax + skewMsMax
+    const { visibilityTimeoutMsMax, delayMsMax, deadLetterQueues } = this.#config
+    // An outbox may have given its target up for a while, and a lease there be as long as by default.
+    const onwardMs = deadLetterQueues.length > 0 ? 90_000 : 0
+    return onwardMs + drainMs + 30_000 + 2 * visibilityTimeoutMsMax + 2 * delayMsMax + skewMsMax
   }
 
   async #drain(): Promise<void> {
@@ -419,10 +440,11 @@ class Simulation {
       if (this.#mode !== 'serving' || this.#broker === null) return false
       for (const { partitions } of this.#broker.internals.queues.values()) {
         for (const { leader } of partitions) {
-          if (!leader.state.live.isEmpty || leader.highWatermark < leader.state.logEnd) return false
+          if (!isEmpty(leader.state) || leader.highWatermark < leader.state.logEnd) return false
         }
       }
-      return this.#broker.internals.queues.size === this.#config.queues.length
+      const { queues } = this.#broker.internals
+      return this.#config.created.every(({ name }) => queues.has(name))
     }
     const drainer = new Client(this.#world.process('drainer'), 'drainer', this.#workload)
     let over = false
@@ -445,6 +467,11 @@ class Simulation {
       this.#invariants.checkLogs(this.#broker, this.#disk)
     }
   }
+}
+
+/** Nothing is left of it, nor on its way to another queue. */
+function isEmpty(state: PartitionState & { readonly outbox?: { readonly moving: RangeMap } }): boolean {
+  return state.live.isEmpty && state.outbox?.moving.isEmpty !== false
 }
 
 /** The broker's default. */
