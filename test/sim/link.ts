@@ -42,7 +42,8 @@ export function faultyLink(
         travel(() => {
           deliver(copy).then(
             (answer) => travel(() => resolve(answer)),
-            (error: unknown) => travel(() => reject(error)),
+            (error: unknown) =>
+              travel(() => reject(error instanceof Error ? error : new Error(String(error)))),
           )
         })
       }
