@@ -134,11 +134,14 @@ export class Lineage {
     return this.root.id !== null || this.#byId.size > 0
   }
 
-  /** What is left of it. */
-  get leaf(): Incarnation {
-    let leaf = this.root
-    while (leaf.next !== null) leaf = leaf.next
-    return leaf
+  /** Some of it was redriven and given up again, and nobody saw it in between. */
+  get isBroken(): boolean {
+    return [...this.#byId.values()].some(({ kind }) => kind === 'unseen')
+  }
+
+  /** What is left of it is one of these; of a line that is not broken, there is one. */
+  get leaves(): Incarnation[] {
+    return [...this.all].filter(({ next }) => next === null)
   }
 
   bindRoot(id: string): void {

@@ -439,15 +439,17 @@ export class Shadow {
   finish(): void {
     for (const { lineage, outcome, token, beganMs } of this.#messages.values()) {
       for (const message of lineage.all) this.#checkGivenUp(message)
-      const { leaf } = lineage
-      if (outcome !== 'ok' || leaf.acked !== null || leaf.acksInDoubt > 0) continue
-      if (this.#mayEndPurged(leaf, beganMs)) continue
-      const { grants } = leaf
-      const seen = grants.length === 0 ? 'never delivered' : `delivered ${grants.length} times`
-      const story = leaf === lineage.root ? '' : `, is ${leaf.name}`
+      const { leaves, root } = lineage
+      const acked = leaves.filter((leaf) => leaf.acked !== null)
+      if (acked.length > 1) {
+        throw new Violation('18', `${token} was acked as ${acked.map((leaf) => leaf.name).join(' and as ')}`)
+      }
+      if (outcome !== 'ok' || acked.length > 0) continue
+      if (leaves.some((leaf) => leaf.acksInDoubt > 0 || this.#mayEndPurged(leaf, beganMs))) continue
+      const seen = leaves.map(({ name: what, grants }) => `${what}, ${grants.length} times delivered`)
       throw new Violation(
         '9',
-        `${token} (${lineage.root.id}) was confirmed${story} and is gone: ${seen}, never acked`,
+        `${token} (${root.id}) was confirmed and is gone: ${seen.join('; ')}, never acked`,
       )
     }
     for (const [where, leases] of this.#firsts) {
@@ -466,8 +468,8 @@ export class Shadow {
   }
 
   /** What was given up for certain is a dead letter, or was one. */
-  #checkGivenUp({ name: what, queue, givenUp, next }: Incarnation): void {
-    if (givenUp === null || next !== null) return
+  #checkGivenUp({ name: what, queue, givenUp, next, lineage }: Incarnation): void {
+    if (givenUp === null || next !== null || lineage.isBroken) return
     const deadLetterQueue = deadLetterQueueOf(this.admin, queue)
     if (deadLetterQueue !== null && this.#mayEndPurged({ queue: deadLetterQueue }, givenUp.fromMs)) return
     throw new Violation('18', `${what} was given up as ${name(givenUp)} and is no dead letter`)
