@@ -235,7 +235,15 @@ t.test('what is wrong is objected to', async (t) => {
           .redriven()
           .got(again, 1, letter()),
     ],
-    'leased again after it was rejected': ['18', (s) => s.sent().rejected(s.got(origin, 1)).got(origin, 2)],
+    'leased again after it was rejected': [
+      '18',
+      (s) =>
+        s
+          .sent()
+          .rejected(s.got(origin, 1))
+          .passes(2 * visibilityTimeoutMs)
+          .got(origin, 2),
+    ],
     'leased again after its last failure': ['19', (s) => s.failed().got(origin, 2)],
     'leased again after it was seen dead': [
       '18',
