@@ -20,6 +20,7 @@ export type { CallOptions, ConnectOptions, NackOptions } from './client/options.
 export { PeekedMessage } from './client/peeked.ts'
 export type { BatchEntry, MessageOptions, SendOptions } from './client/producer.ts'
 export type { ReceiveOptions } from './client/receiver.ts'
+export type { Redriven, RedriveOptions } from './client/redrive.ts'
 export type { Serializer } from './client/serializer.ts'
 export type {
   Backoff,
@@ -29,6 +30,7 @@ export type {
   PartitionDescription,
   QueueDescription,
   QueueOptions,
+  QueueOptionsChange,
   QueueSummary,
   Storage,
 } from './types.ts'

@@ -65,6 +65,9 @@ export interface QueueOptions {
   orderedBatch?: boolean | undefined
 }
 
+/** What is to change of a queue's options: absent, it stays; null brings its default back. */
+export type QueueOptionsChange = { [Name in keyof QueueOptions]: QueueOptions[Name] | null }
+
 /** A `Backoff` with its defaults. */
 export interface EffectiveBackoff extends Backoff {
   maxMs: number

@@ -14,10 +14,14 @@ import { LimitedLog } from '../observe/limited-log.ts'
 import { Phases } from '../observe/phases.ts'
 import { Meters, type Measured, type QueueFigures } from '../observe/metrics.ts'
 import { logDefaults, SharedLog, type LogOptions } from '../storage/log.ts'
-import type { QueueId } from '../types.ts'
+import { nowhere, sourceId, type Target } from '../partition/outbox.ts'
+import type { PartitionId, ProducerId, QueueId } from '../types.ts'
+import { BatchBuilder } from '../wire/batch.ts'
 import { Commands } from './commands.ts'
+import type { PeerLink } from './forwarder.ts'
 import { silentLogger, type Logger } from './logger.ts'
 import { Partition, type PartitionContext } from './partition.ts'
+import { answerForward } from './peers.ts'
 import { Queue } from './queue.ts'
 import { SortedNames } from './sorted-names.ts'
 
@@ -43,6 +47,11 @@ export interface BrokerOptions {
   stopTimeoutMs: number
   /** A commit that takes longer is logged, in milliseconds. Default 500. */
   slowCommitMs: number
+  /**
+   * For tests: what is between an outbox and its target. It carries frames to `deliver` and brings the answers, and may
+   * lose, delay and repeat either.
+   */
+  peerLink: (deliver: PeerLink) => PeerLink
   /** For tests: everything else about the log. */
   logOptions: Partial<LogOptions>
 }
@@ -57,6 +66,7 @@ export const brokerDefaults: BrokerOptions = {
   heartbeatMs: 10_000,
   stopTimeoutMs: 5000,
   slowCommitMs: 500,
+  peerLink: (deliver) => deliver,
   logOptions: {},
 }
 
@@ -138,6 +148,18 @@ export class RunningBroker implements Broker, Measured {
       clock: env.clock,
       logger: options.log,
       recovered: (entries) => (this.#entriesRead += entries),
+      forwarding: {
+        clock: env.clock,
+        limitedLog: this.limitedLog,
+        // There is one node: whatever an outbox sends comes back to it.
+        link: options.peerLink((frame) => answerForward(this, frame)),
+        builder: new BatchBuilder(),
+        deadLetterTarget: (name, partition) => this.#madeDeadLetterTarget(name, partition),
+        failed: (error) => {
+          const isKnown = error instanceof MqError && error.code === 'STORAGE_FAILED'
+          this.fail(isKnown ? error : new MqError('INTERNAL', `a defect: ${String(error)}`))
+        },
+      },
     }
   }
 
@@ -216,6 +238,7 @@ export class RunningBroker implements Broker, Measured {
       const failed = await Promise.race([this.#recover(phases), this.failed, this.#filled])
       if (failed !== undefined) throw failed
       this.#mode = 'serving'
+      this.#forgetDeleted()
       this.#listener.accept()
       phases.end('listen')
     } catch (error) {
@@ -276,15 +299,57 @@ export class RunningBroker implements Broker, Measured {
     }
     const { clock, random } = this.env
     const { deliveryLatency } = this.meters
-    const queue = new Queue(record.id, record.name, record.options, { clock, random, deliveryLatency })
+    const queue = new Queue(record.id, record.name, record.options, {
+      clock,
+      random,
+      deliveryLatency,
+      deadLetterTarget: (name, partition) => this.#deadLetterTarget(name, partition),
+    })
     for (let id = 0; id < queue.options.partitions; id++) {
       queue.partitions.push(
-        Partition.start(record.id, id, epoch, this.log, this.#context, queue.leaderOptions, () =>
-          queue.ready(),
-        ),
+        Partition.start(record, id, epoch, this.log, this.#context, queue.leaderOptions, () => queue.ready()),
       )
     }
     return queue
+  }
+
+  #deadLetterTarget(name: string, partition: PartitionId): Target {
+    const queue = this.queues.get(name)
+    return queue === undefined
+      ? nowhere
+      : { queueId: queue.id, partition: partition % queue.partitions.length }
+  }
+
+  async #madeDeadLetterTarget(name: string, partition: PartitionId): Promise<Target | null> {
+    const deadLetterQueue = this.queues.get(name)?.options.deadLetterQueue ?? null
+    if (deadLetterQueue === null) return null
+    await this.#commands!.ensureQueue(deadLetterQueue)
+    return this.#deadLetterTarget(deadLetterQueue, partition)
+  }
+
+  /** Whose queues were deleted while this partition was not there to hear of it, as by a crash just then. */
+  #forgetDeleted(): void {
+    let sources: ProducerId[] | null = null
+    for (const queue of this.queues.values()) {
+      for (const partition of queue.partitions) {
+        const { state } = partition.leader
+        if (state.sources.size > 0) {
+          sources ??= [...this.meta.deleted].flatMap(sourcesOf)
+          partition.queueDeleted('', sources)
+        }
+        for (const { target } of [...state.outbox.destinations.values()]) {
+          if (this.meta.wasDeleted(target.queueId)) partition.queueDeleted(target.queueId, [])
+        }
+      }
+    }
+  }
+
+  /** @throws MqError QUEUE_NOT_FOUND, QUEUE_DELETED */
+  queueOfId(id: QueueId): Queue {
+    const queue = this.queuesById.get(id)
+    if (queue !== undefined) return queue
+    if (this.meta.wasDeleted(id)) throw new MqError('QUEUE_DELETED', 'the queue was deleted')
+    throw new MqError('QUEUE_NOT_FOUND', 'there is no queue with this id')
   }
 
   addQueue(queue: Queue): void {
@@ -301,6 +366,10 @@ export class RunningBroker implements Broker, Measured {
     const error = new MqError('QUEUE_DELETED', `queue ${queue.name} was deleted`)
     for (const partition of queue.partitions) partition.close(error)
     queue.refuseWaiting(error)
+    const sources = sourcesOf({ id: queue.id, options: queue.optionsSet })
+    for (const other of this.queues.values()) {
+      for (const partition of other.partitions) partition.queueDeleted(queue.id, sources)
+    }
   }
 
   stop(): Promise<void> {
@@ -396,4 +465,10 @@ export class RunningBroker implements Broker, Measured {
     this.#listener?.destroy()
     this.#tellFailed(error)
   }
+}
+
+/** By what targets know the partitions of a queue. */
+function sourcesOf({ id, options }: Pick<QueueRecord, 'id' | 'options'>): ProducerId[] {
+  const partitions = Array.from({ length: options.partitions ?? 1 }, (_, partition) => partition)
+  return partitions.map((partition) => sourceId({ queueId: id, partition }))
 }

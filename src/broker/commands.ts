@@ -6,25 +6,27 @@ import type { RequestHandler } from '../frontend/listener.ts'
 import type { Request, Session } from '../frontend/session.ts'
 import { invariant, MqError } from '../errors.ts'
 import type { Reply, SettleEvent } from '../partition/leader.ts'
-import { limits, type PartitionId, type QueueId } from '../types.ts'
+import type { QueueOptions } from '../types.ts'
 import { lookupToResult, peekedToResult } from '../wire/codec.ts'
-import { crcOf, largestMessageBytes, readBatch, validateAttributes } from '../wire/batch.ts'
+import { largestMessageBytes } from '../wire/batch.ts'
 import type {
   Credit,
   ExtendRequest,
   LookupResult,
   ReceiveRequest,
+  RedriveRequest,
   RequestId,
   SendRequest,
   SettleRequest,
   SubscribeRequest,
 } from '../wire/messages.ts'
-import { settleAction } from '../wire/messages.ts'
 import type { RunningBroker } from './broker.ts'
-import type { Partition, ReplyTo } from './partition.ts'
+import { checkedBatch } from './checked-batch.ts'
+import type { ReplyTo } from './partition.ts'
 import type { Queue, Waiter } from './queue.ts'
 import { peek } from './peek.ts'
 import { purge } from './purge.ts'
+import { redrive } from './redrive.ts'
 import { changeQueueOptions, parseQueueOptions, sameOptions } from './queue-options.ts'
 import { similarNames } from './similar-names.ts'
 import { Subscription } from './subscription.ts'
@@ -85,7 +87,7 @@ export class Commands implements RequestHandler {
       case 'listQueues':
         return this.#ok(session, request.id, this.#listQueues(request.after, request.limit))
       case 'redrive':
-        throw new MqError('UNSUPPORTED', 'redriving is not built yet')
+        return this.#redrive(session, request)
       case 'unsupported':
         throw new MqError('UNSUPPORTED', `operation ${request.nr} is not built yet`)
       case 'forbidden':
@@ -111,30 +113,11 @@ export class Commands implements RequestHandler {
   }
 
   #send(session: Session, request: SendRequest, frame: Uint8Array, headroom: number): void {
-    const queue = this.#byId(request.queueId)
-    const partition = this.#partition(queue, request.partition)
+    const queue = this.#broker.queueOfId(request.queueId)
+    const partition = queue.partition(request.partition)
     const { batch, count, crc, id } = request
-    if (crcOf(batch) !== crc) throw new MqError('CORRUPT_BATCH', 'the batch does not match its crc')
-    const view = readBatch(batch)
-    if (view.count !== count) {
-      throw new MqError('INVALID_FIELD', `count is ${count}, the batch holds ${view.count}`, {
-        details: { field: 'count' },
-      })
-    }
-    if (count > 1 && batch.length > limits.batchBytesMax) {
-      throw new MqError(
-        'INVALID_FIELD',
-        `a batch of several messages has at most ${limits.batchBytesMax} bytes`,
-        {
-          details: { field: 'batch' },
-        },
-      )
-    }
-    let ownDelays = false
-    if (view.hasAttributes) {
-      const columns = validateAttributes(view, supportedAttributes)
-      ownDelays = columns.includes('delay') || columns.includes('deliverAt')
-    }
+    const { view, columns } = checkedBatch(batch, count, crc, supportedAttributes)
+    const ownDelays = columns.includes('delay') || columns.includes('deliverAt')
     const { meters } = this.#broker
     const { clock } = this.#broker.env
     const begunMs = clock.monotonicMs()
@@ -185,8 +168,8 @@ export class Commands implements RequestHandler {
   }
 
   #receive(session: Session, request: ReceiveRequest): void {
-    const queue = this.#byId(request.queueId)
-    if (request.partition !== null) this.#partition(queue, request.partition)
+    const queue = this.#broker.queueOfId(request.queueId)
+    if (request.partition !== null) queue.partition(request.partition)
     if (request.mode !== 0) throw new MqError('UNSUPPORTED', 'receiving at most once is not built yet')
     if (!this.#broker.serving) throw new MqError('STOPPING', 'the broker is stopping')
     const { id } = request
@@ -225,8 +208,8 @@ export class Commands implements RequestHandler {
   }
 
   #subscribe(session: Session, request: SubscribeRequest): void {
-    const queue = this.#byId(request.queueId)
-    if (request.partition !== null) this.#partition(queue, request.partition)
+    const queue = this.#broker.queueOfId(request.queueId)
+    if (request.partition !== null) queue.partition(request.partition)
     if (request.mode !== 0) throw new MqError('UNSUPPORTED', 'receiving at most once is not built yet')
     if (!this.#broker.serving) throw new MqError('STOPPING', 'the broker is stopping')
     const { id } = request
@@ -244,9 +227,8 @@ export class Commands implements RequestHandler {
   }
 
   #settle(session: Session, request: SettleRequest): void {
-    const partition = this.#partition(this.#byId(request.queueId), request.partition)
+    const partition = this.#broker.queueOfId(request.queueId).partition(request.partition)
     const { action, options, outputs, items } = request
-    if (action === settleAction.deadLetter) throw new MqError('UNSUPPORTED', 'dead letters are not built yet')
     if (outputs !== null) throw new MqError('UNSUPPORTED', 'outputs are not built yet')
     const event: SettleEvent = {
       producerId: request.producerId,
@@ -262,7 +244,7 @@ export class Commands implements RequestHandler {
   }
 
   #extend(session: Session, request: ExtendRequest): void {
-    const partition = this.#partition(this.#byId(request.queueId), request.partition)
+    const partition = this.#broker.queueOfId(request.queueId).partition(request.partition)
     partition.leader.extend(settledTo(session, request.id), request.items, request.extendMs, partition.now())
     partition.arm()
   }
@@ -291,22 +273,64 @@ export class Commands implements RequestHandler {
         details: { options: existing.options },
       })
     }
+    const missing = this.#missingDeadLetterQueue(options)
+    this.#checkRoom(missing === null ? 1 : 2, (options.partitions ?? 1) + (missing === null ? 0 : 1))
+    // First, so that the queue is never without it. Should it come to no more, it is a queue as any other.
+    if (missing !== null) this.#noteCreated(session, await this.#create(missing, {}))
+    this.#noteCreated(session, await this.#create(name, options))
+    return null
+  }
+
+  #noteCreated(session: Session, { name, optionsSet: options }: Queue): void {
+    this.#note(session, 'queue created', { queue: name, options })
+  }
+
+  /** The queue that is to take dead letters and is not there. */
+  #missingDeadLetterQueue({ deadLetterQueue }: QueueOptions): string | null {
+    return deadLetterQueue === undefined || this.#broker.queues.has(deadLetterQueue) ? null : deadLetterQueue
+  }
+
+  /** @throws MqError QUOTA_EXCEEDED, DISK_FULL */
+  #checkRoom(queues: number, partitions: number): void {
     const { maxQueues, maxPartitions } = this.#broker.options
-    if (this.#broker.queues.size >= maxQueues)
-      throw new MqError('QUOTA_EXCEEDED', `there are ${maxQueues} queues already`)
-    let partitions = options.partitions ?? 1
-    for (const queue of this.#broker.queues.values()) partitions += queue.partitions.length
-    if (partitions > maxPartitions)
+    if (this.#broker.queues.size + queues > maxQueues)
+      throw new MqError('QUOTA_EXCEEDED', `there would be over ${maxQueues} queues`)
+    let sum = partitions
+    for (const queue of this.#broker.queues.values()) sum += queue.partitions.length
+    if (sum > maxPartitions)
       throw new MqError('QUOTA_EXCEEDED', `there would be over ${maxPartitions} partitions`)
     if (this.#broker.log.isFull) throw new MqError('DISK_FULL', 'the disk of the broker is full')
+  }
+
+  /**
+   * The queue of this name, which is made with default options if it is missing.
+   * @throws MqError STOPPING, QUOTA_EXCEEDED, DISK_FULL
+   */
+  ensureQueue(name: string): Promise<Queue> {
+    const ensured = this.#admin.then(async () => {
+      const existing = this.#broker.queues.get(name)
+      if (existing !== undefined) return existing
+      if (!this.#broker.serving) throw new MqError('STOPPING', 'the broker is stopping')
+      this.#checkRoom(1, 1)
+      const queue = await this.#create(name, {})
+      this.#broker.limitedLog.write('warn', 'dead-letter queue made anew', { queue: name })
+      return queue
+    })
+    this.#admin = ensured.then(
+      () => undefined,
+      () => undefined,
+    )
+    return ensured
+  }
+
+  async #create(name: string, options: QueueOptions): Promise<Queue> {
     const epoch = await this.#broker.meta.drawEpoch()
     const record = await this.#broker.meta.createQueue(name, options)
     const queue = this.#broker.openQueue(record, epoch)
     await this.#broker.log.flushed()
     // Found any sooner, its partitions would refuse sends for a moment, and so mix up the order of a client's.
     this.#broker.addQueue(queue)
-    this.#note(session, 'queue created', { queue: name, options })
-    return null
+    return queue
   }
 
   async #deleteQueue(session: Session, { name, queueId }: Of<'deleteQueue'>): Promise<null> {
@@ -326,6 +350,11 @@ export class Commands implements RequestHandler {
   async #updateQueue(session: Session, { name, options: change }: Of<'updateQueue'>): Promise<unknown> {
     const queue = this.#named(name)
     const options = changeQueueOptions(name, queue.optionsSet, change)
+    const missing = this.#missingDeadLetterQueue(options)
+    if (missing !== null) {
+      this.#checkRoom(1, 1)
+      this.#noteCreated(session, await this.#create(missing, {}))
+    }
     await this.#broker.meta.updateQueue(name, options)
     queue.update(options)
     this.#note(session, 'queue updated', { queue: name, change })
@@ -345,6 +374,23 @@ export class Commands implements RequestHandler {
       .then((messages) => {
         this.#note(session, 'queue purged', { queue: name, messages })
         this.#ok(session, id, { messages })
+      })
+      .catch((error: unknown) => this.#failed(session, id, error))
+  }
+
+  #redrive(session: Session, request: RedriveRequest): void {
+    const { id, name, to, dryRun } = request
+    if (!this.#broker.serving) throw new MqError('STOPPING', 'the broker is stopping')
+    const queue = this.#named(name)
+    if (to === name) throw new MqError('INVALID_FIELD', 'messages are redriven to another queue', field('to'))
+    if (to !== null) this.#named(to)
+    redrive(queue, request, (other) => this.#broker.queues.get(other))
+      .then((result) => {
+        const { messages, skipped, targets } = result
+        if (!dryRun && messages > 0) {
+          this.#note(session, 'messages redriven', { queue: name, messages, skipped, targets })
+        }
+        this.#ok(session, id, result)
       })
       .catch((error: unknown) => this.#failed(session, id, error))
   }
@@ -394,24 +440,10 @@ export class Commands implements RequestHandler {
     const hint = similar.length === 0 ? '' : `; there is ${similar.join(', ')}`
     throw new MqError('QUEUE_NOT_FOUND', `there is no queue ${name}${hint}`, { details: { similar } })
   }
+}
 
-  #byId(id: QueueId): Queue {
-    const queue = this.#broker.queuesById.get(id)
-    if (queue !== undefined) return queue
-    if (this.#broker.meta.wasDeleted(id)) throw new MqError('QUEUE_DELETED', 'the queue was deleted')
-    throw new MqError('QUEUE_NOT_FOUND', 'there is no queue with this id')
-  }
-
-  #partition(queue: Queue, id: PartitionId): Partition {
-    const partition = queue.partitions[id]
-    if (partition === undefined) {
-      throw new MqError('INVALID_FIELD', `partition ${id} of ${queue.partitions.length}`, {
-        details: { field: 'partition' },
-      })
-    }
-    if (partition.halted !== null) throw partition.halted
-    return partition
-  }
+function field(name: string): { details: { field: string } } {
+  return { details: { field: name } }
 }
 
 function unsubscribed(): MqError {

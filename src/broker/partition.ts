@@ -6,7 +6,8 @@ import { PartitionState } from '../partition/fold.ts'
 import { Leader, type LeaderOptions, type LeaderSink, type Now, type Reply } from '../partition/leader.ts'
 import type { Run } from '../partition/range-map.ts'
 import type { PartitionLog, SharedLog } from '../storage/log.ts'
-import type { Epoch, Offset, PartitionId, QueueId } from '../types.ts'
+import type { Epoch, Offset, PartitionId, ProducerId, QueueId } from '../types.ts'
+import { Forwarder, type ForwarderContext } from './forwarder.ts'
 import type { Logger } from './logger.ts'
 
 /** Where one request's answer goes. */
@@ -16,6 +17,10 @@ export interface ReplyTo {
 
 export class Partition implements LeaderSink<ReplyTo> {
   readonly id: PartitionId
+  readonly #queueName: string
+  readonly #context: PartitionContext
+  /** Made when there is something to forward: most partitions never have anything. */
+  #forwarder: Forwarder | null = null
   readonly leader: Leader<ReplyTo>
   /** Why this partition serves nothing, if so: its log could not be read. */
   readonly halted: MqError | null
@@ -32,6 +37,7 @@ export class Partition implements LeaderSink<ReplyTo> {
   #oldest = { base: 0, end: 0, timeMs: 0 }
 
   private constructor(
+    queueName: string,
     id: PartitionId,
     log: PartitionLog,
     state: PartitionState,
@@ -40,6 +46,8 @@ export class Partition implements LeaderSink<ReplyTo> {
     options: LeaderOptions,
     onReady: () => void,
   ) {
+    this.#queueName = queueName
+    this.#context = context
     this.id = id
     this.halted = halted
     this.#log = log
@@ -57,7 +65,7 @@ export class Partition implements LeaderSink<ReplyTo> {
 
   /** Reads what the log has and begins `epoch`; serves once the log has been flushed. */
   static start(
-    queueId: QueueId,
+    { id: queueId, name: queueName }: { readonly id: QueueId; readonly name: string },
     id: PartitionId,
     epoch: Epoch,
     shared: SharedLog,
@@ -69,7 +77,7 @@ export class Partition implements LeaderSink<ReplyTo> {
     try {
       const { log, state, rotten, entriesRead } = shared.recover(name)
       if (entriesRead > 0) context.recovered(entriesRead)
-      const partition = new Partition(id, log, state, null, context, options, onReady)
+      const partition = new Partition(queueName, id, log, state, null, context, options, onReady)
       const quarantinedBefore = state.quarantined.size
       partition.leader.start(epoch, partition.now(), rotten)
       const messages = state.quarantined.size - quarantinedBefore
@@ -89,8 +97,19 @@ export class Partition implements LeaderSink<ReplyTo> {
         { queueId, partition: id, reason: error.message },
         'partition halted: its log cannot be read',
       )
-      return new Partition(id, shared.attach(name), new PartitionState(), halted, context, options, onReady)
+      const log = shared.attach(name)
+      return new Partition(queueName, id, log, new PartitionState(), halted, context, options, onReady)
     }
+  }
+
+  get queueId(): QueueId {
+    return this.#log.name.queueId
+  }
+
+  /** What its outbox holds is forwarded by this. */
+  get forwarder(): Forwarder {
+    this.#forwarder ??= new Forwarder(this, this.#queueName, this.#context.forwarding)
+    return this.#forwarder
   }
 
   /** The present moment. One object, reused: the leader keeps none. */
@@ -111,6 +130,21 @@ export class Partition implements LeaderSink<ReplyTo> {
   ready(): void {
     this.arm()
     if (this.#open) this.#onReady()
+  }
+
+  outputs(): void {
+    if (this.#open) this.forwarder.wake()
+  }
+
+  /** A queue is deleted: its outputs come no more, and none go to it. */
+  queueDeleted(queueId: QueueId, sources: readonly ProducerId[]): void {
+    if (this.halted !== null || !this.#open) return
+    const { leader } = this
+    leader.forget(sources, this.now())
+    for (const { target, pending } of [...leader.state.outbox.destinations.values()]) {
+      // What still waits for it is redirected by whoever forwards it.
+      if (target.queueId === queueId && pending.length === 0) leader.redirect(target, null, this.now())
+    }
   }
 
   /** Leases `ranges` (flat `start, end, …`). @returns the lease's number */
@@ -174,7 +208,10 @@ export class Partition implements LeaderSink<ReplyTo> {
     const { extents } = this.#log
     for (const [i, { segment, first }] of extents.entries()) {
       const end = extents[i + 1]?.first ?? Infinity
-      if (this.leader.state.live.nextRun(first, run) && run.start < end) into.add(segment.name)
+      const { live, outbox } = this.leader.state
+      for (const held of [live, outbox.moving]) {
+        if (held.nextRun(first, run) && run.start < end) into.add(segment.name)
+      }
     }
   }
 
@@ -188,6 +225,7 @@ export class Partition implements LeaderSink<ReplyTo> {
   /** A planned stop: leases are written down, nothing more is served. Done once the log has been flushed. */
   handOver(): void {
     this.#disarm()
+    this.#forwarder?.close()
     if (this.halted === null) this.leader.handOver(this.now())
   }
 
@@ -195,6 +233,7 @@ export class Partition implements LeaderSink<ReplyTo> {
   close(reason?: MqError): void {
     if (!this.#open) return
     this.#disarm()
+    this.#forwarder?.close(reason)
     this.#log.onDurable = () => undefined
     if (reason !== undefined) this.leader.abandon(reason)
     this.#open = false
@@ -231,6 +270,7 @@ const recheckMs = 60_000
 export interface PartitionContext {
   readonly clock: Clock
   readonly logger: Logger
+  readonly forwarding: ForwarderContext
   /** Counts log entries that a start had to read. */
   recovered(entries: number): void
 }

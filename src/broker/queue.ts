@@ -3,11 +3,12 @@
  * partitions take turns. A receive costs what its batches cost, however many messages are in them.
  */
 import type { Clock, Random, Timer } from '../env.ts'
-import { type MqError } from '../errors.ts'
+import { MqError } from '../errors.ts'
 import type { Histogram } from '../observe/histogram.ts'
 import type { QueueFigures } from '../observe/metrics.ts'
 import { backoffDelayMs } from '../partition/backoff.ts'
 import { leaderDefaults, type LeaderOptions } from '../partition/leader.ts'
+import type { Target } from '../partition/outbox.ts'
 import type { Run } from '../partition/range-map.ts'
 import type { EffectiveQueueOptions, PartitionId, QueueDescription, QueueId, QueueOptions } from '../types.ts'
 import { bodyLength, crcOf, readBatch, sliceBatch } from '../wire/batch.ts'
@@ -40,6 +41,8 @@ export interface QueueContext {
   readonly random: Random
   /** How long messages waited that are delivered for the first time, one observation for each delivery. */
   readonly deliveryLatency: Histogram
+  /** The partition of a queue that takes dead letters of this one; `nowhere` while there is no such queue. */
+  deadLetterTarget(queueName: string, partition: PartitionId): Target
 }
 
 export class Queue {
@@ -55,6 +58,7 @@ export class Queue {
   readonly #clock: Clock
   readonly #random: Random
   readonly #deliveryLatency: Histogram
+  readonly #deadLetterTarget: QueueContext['deadLetterTarget']
   /**
    * In the order in which they are served next: receives, with the end of their wait, and those subscriptions (null)
    * that have credit.
@@ -74,6 +78,7 @@ export class Queue {
     this.#clock = context.clock
     this.#random = context.random
     this.#deliveryLatency = context.deliveryLatency
+    this.#deadLetterTarget = (name, partition) => context.deadLetterTarget(name, partition)
     this.optionsSet = options
     this.options = effectiveOptions(options)
     this.#tellLeaders()
@@ -87,10 +92,25 @@ export class Queue {
   }
 
   #tellLeaders(): void {
-    const { delayMs, backoff } = this.options
+    const { delayMs, backoff, maxDeliveries, deadLetterQueue } = this.options
     this.leaderOptions.delayMs = delayMs
+    this.leaderOptions.maxDeliveries = maxDeliveries
+    this.leaderOptions.deadLetterTarget =
+      deadLetterQueue === null ? null : (partition) => this.#deadLetterTarget(deadLetterQueue, partition)
     this.leaderOptions.backoffMs =
       backoff === null ? null : (failures) => backoffDelayMs(backoff, failures, this.#random.unit())
+  }
+
+  /** @throws MqError INVALID_FIELD: there is none; CORRUPT_LOG: it is halted */
+  partition(id: PartitionId): Partition {
+    const partition = this.partitions[id]
+    if (partition === undefined) {
+      throw new MqError('INVALID_FIELD', `partition ${id} of ${this.partitions.length}`, {
+        details: { field: 'partition' },
+      })
+    }
+    if (partition.halted !== null) throw partition.halted
+    return partition
   }
 
   get messages(): number {
@@ -178,7 +198,7 @@ export class Queue {
 
   /** For metrics: counts since the broker began, and what is there now. */
   figures(): QueueFigures {
-    const sum = { sent: 0, delivered: 0, acked: 0, failed: 0 }
+    const sum = { sent: 0, delivered: 0, acked: 0, failed: 0, deadLettered: 0 }
     let quarantined = 0
     let oldestMs = Infinity
     for (const partition of this.partitions) {
@@ -187,6 +207,7 @@ export class Queue {
       sum.delivered += counts.delivered
       sum.acked += counts.acked
       sum.failed += counts.failed
+      sum.deadLettered += counts.deadLettered
       quarantined += state.quarantined.size
       oldestMs = Math.min(oldestMs, partition.oldestMs() ?? Infinity)
     }

@@ -16,17 +16,18 @@ export function withServer(command: Command): Command {
   )
 }
 
+export function openClient(options: ConnectionOptions): Promise<MqClient> {
+  // An empty variable counts as unset, as it does for `start`.
+  const servers = options.server ?? (process.env.MQ_SERVER || currentServer() || defaultServer)
+  return connect({ servers: servers.split(',').map((server) => server.trim()), name: 'mq-broker' })
+}
+
 /** Connects, does `work`, and disconnects whatever came of it. */
 export async function withClient<T>(
   options: ConnectionOptions,
   work: (client: MqClient) => Promise<T>,
 ): Promise<T> {
-  // An empty variable counts as unset, as it does for `start`.
-  const servers = options.server ?? (process.env.MQ_SERVER || currentServer() || defaultServer)
-  const client = await connect({
-    servers: servers.split(',').map((server) => server.trim()),
-    name: 'mq-broker',
-  })
+  const client = await openClient(options)
   try {
     return await work(client)
   } finally {

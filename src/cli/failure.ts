@@ -9,17 +9,17 @@ export function failureLine(error: unknown): string {
     return `mq-broker: unexpected failure: ${error instanceof Error ? error.message : String(error)}`
   }
   const what = /[.!?]$/.test(error.message) ? error.message : `${error.message}.`
-  // The general advice for a time-out is for programmers.
-  const timedOut = error.code === 'TIMEOUT' || error.code === 'ABORTED'
-  const advice = timedOut
-    ? error.outcome === 'unknown'
-      ? doneOrNot
-      : 'Nothing was done.'
-    : errorTable[error.code].advice
-  return `mq-broker: ${what} ${advice} (${error.code})`
+  return `mq-broker: ${what} ${adviceOf(error)}(${error.code})`
 }
 
-const doneOrNot = 'The broker may have done it.'
+/** A sentence and a space, or nothing. */
+function adviceOf({ code, outcome }: MqError): string {
+  const isUnanswered = code === 'TIMEOUT' || code === 'ABORTED' || code === 'DISCONNECTED'
+  if (isUnanswered && outcome === 'unknown') return 'The broker may have done it. '
+  // The general advice for a time-out is for programmers.
+  if (code === 'TIMEOUT' || code === 'ABORTED') return outcome === 'failed' ? 'Nothing was done. ' : ''
+  return `${errorTable[code].advice} `
+}
 
 export function exitCodeOf(error: unknown): number {
   // Wrong usage; asking for help or the version is none.

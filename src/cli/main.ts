@@ -21,6 +21,7 @@ const groups: Readonly<Record<string, Group>> = {
     description: 'list, create, describe, edit, purge and remove queues',
     load: () => import('./queue.ts'),
   },
+  dlq: { description: 'list dead-letter queues, and redrive their messages', load: () => import('./dlq.ts') },
   peek: { description: 'look at messages without taking them', load: () => import('./peek.ts') },
   send: { description: 'send one message, or each line of stdin', load: () => import('./send.ts') },
   receive: { description: 'receive messages and print them', load: () => import('./receive.ts') },
@@ -36,6 +37,7 @@ const groups: Readonly<Record<string, Group>> = {
     description: 'lengthen the leases of deliveries, by their receipts',
     load: async () => ({ define: (await import('./settle.ts')).defineExtend }),
   },
+  bench: { description: 'measure how fast a running broker is', load: () => import('./bench.ts') },
   context: { description: 'name brokers, and choose one', load: () => import('./context.ts') },
   completion: { description: 'print completions for a shell', load: () => import('./completion.ts') },
 }

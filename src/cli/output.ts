@@ -96,6 +96,11 @@ const plainChars = {
   middle: '  ',
 }
 
+/** `1 message`, `2,500 messages`. */
+export function manyMessages(messages: number): string {
+  return messages === 1 ? '1 message' : `${messages.toLocaleString('en')} messages`
+}
+
 /** A line for people on stderr: how far it is, what is wrong. */
 export function note(line: string): void {
   process.stderr.write(`${printable(line)}\n`)

@@ -3,7 +3,7 @@ import type { Command } from 'commander'
 import type { PeekedMessage } from '../index.ts'
 import { type ConnectionOptions, withClient, withServer } from './connection.ts'
 import { count, flagOption, type OutputOptions, withJson } from './options.ts'
-import { bodyFields, bodyLine, print, printJson } from './output.ts'
+import { bodyFields, bodyLine, print, printable, printJson } from './output.ts'
 
 interface Options extends ConnectionOptions, OutputOptions {
   readonly max: number
@@ -15,8 +15,9 @@ export function define(peek: Command): void {
     .addOption(flagOption('--max', count, 'messages at most, 1 to 1,000').default(10))
     .addHelpText(
       'after',
-      '\nPrints a line for each message, oldest first: its state (ready, delayed or leased), how often it was delivered, its id\n' +
-        'and its body, with tabs between. Nothing is leased or counted.',
+      '\nPrints a line for each message, oldest first: its state (ready, delayed or leased), how often it was delivered, its id,\n' +
+        'why it is a dead letter (else -) and its body, with tabs between; --json has all headers. Nothing is leased or\n' +
+        'counted.',
     )
     .action((queue: string, options: Options) => run(queue, options))
 }
@@ -24,12 +25,21 @@ export function define(peek: Command): void {
 async function run(queue: string, options: Options): Promise<void> {
   const messages = await withClient(options, (client) => client.peek(queue, { max: options.max }))
   if (options.json) return printJson(messages.map(jsonMessage))
-  const lines = messages.flatMap(({ state, deliveryCount, id, body }) => [
-    Buffer.from(`${state}\t${deliveryCount}\t${id}\t`),
+  const lines = messages.flatMap(({ state, deliveryCount, id, headers, body }) => [
+    Buffer.from(`${state}\t${deliveryCount}\t${id}\t${deathOf(headers)}\t`),
     bodyLine(body),
     Buffer.from('\n'),
   ])
   await print(Buffer.concat(lines))
+}
+
+/** Of a dead letter, or of one that was redriven, why it was given up and where; else `-`. */
+function deathOf(headers: Readonly<Record<string, string>>): string {
+  const reason = headers['mq-dead-letter-reason']
+  if (reason === undefined) return '-'
+  const error = headers['mq-dead-letter-error']
+  const why = `${reason} in ${headers['mq-dead-letter-origin-queue']}${error === undefined ? '' : `: ${error}`}`
+  return printable(why.replaceAll('\t', ' '))
 }
 
 function jsonMessage(message: PeekedMessage): object {

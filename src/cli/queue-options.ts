@@ -1,7 +1,7 @@
 /** The options of a queue as flags of `queue create`: what they are called, how they are written, what they mean. */
 import { Option } from 'commander'
 import { MqError } from '../errors.ts'
-import type { QueueOptions } from '../types.ts'
+import type { QueueOptions, QueueOptionsChange } from '../types.ts'
 import { count, duration, flagOption, fraction, name, oneOf, type Reader, size } from './options.ts'
 
 interface QueueFlag {
@@ -125,6 +125,33 @@ export function queueOptionsOf(given: Readonly<Record<string, unknown>>): QueueO
     )
   }
   return options
+}
+
+/** `--unset OPTION` of `queue edit`, any number of times. */
+export function unsetOption(): Option {
+  const collect = (text: string, before: readonly string[] = []) => {
+    if (optionOf(text) !== undefined) return [...before, text]
+    const known = [...entries.map(([flag]) => flag.slice(2)), 'backoff'].join(', ')
+    throw new MqError('INVALID_OPTION', `--unset is '${text}': it must be one of ${known}`)
+  }
+  const help = 'bring the default of an option back, as in --unset max-deliveries; may be repeated'
+  return new Option('--unset <OPTION>', help).argParser(collect)
+}
+
+/** What `queue edit`'s flags change. */
+export function queueChangeOf(given: Readonly<Record<string, unknown>>): QueueOptionsChange {
+  const change: Record<string, unknown> = { ...queueOptionsOf(given) }
+  for (const text of (given['unset'] ?? []) as readonly string[]) {
+    const option = optionOf(text)!
+    if (option in change) throw new MqError('INVALID_OPTION', `--${text} can't be set and unset at once`)
+    change[option] = null
+  }
+  return change
+}
+
+/** The queue option that a flag, without its dashes, stands for. */
+function optionOf(text: string): keyof QueueOptions | undefined {
+  return text === 'backoff' ? text : entries.find(([flag]) => flag === `--${text}`)?.[1].sets
 }
 
 /** The name under which commander keeps a flag's value. */

@@ -5,8 +5,8 @@ import type { EffectiveQueueOptions } from '../types.ts'
 import { formatBytes, formatDuration } from '../units.ts'
 import { type ConnectionOptions, withClient, withServer } from './connection.ts'
 import { type OutputOptions, withJson } from './options.ts'
-import { type Cell, print, printJson, printTable } from './output.ts'
-import { queueFlagOptions, queueOptionsOf } from './queue-options.ts'
+import { type Cell, manyMessages, print, printJson, printTable } from './output.ts'
+import { queueChangeOf, queueFlagOptions, queueOptionsOf, unsetOption } from './queue-options.ts'
 
 type Options = ConnectionOptions & OutputOptions
 
@@ -24,7 +24,7 @@ export function define(queue: Command): void {
     (name: string, options: Options) => info(name, options),
   )
   const editing = subcommand('edit <NAME>', 'change options of a queue; those that are not given stay')
-  for (const option of queueFlagOptions()) editing.addOption(option)
+  for (const option of [...queueFlagOptions(), unsetOption()]) editing.addOption(option)
   editing.action((name: string, options: Options & Record<string, unknown>) => edit(name, options))
 
   subcommand('purge <NAME>', 'remove all messages of a queue, also those that consumers have now')
@@ -86,7 +86,7 @@ async function info(name: string, options: Options): Promise<void> {
 }
 
 async function edit(name: string, options: Options & Record<string, unknown>): Promise<void> {
-  const change = queueOptionsOf(options)
+  const change = queueChangeOf(options)
   if (Object.keys(change).length === 0) {
     throw new MqError('INVALID_OPTION', 'queue edit needs at least one option to change')
   }
@@ -99,8 +99,7 @@ async function purge(name: string, options: Options & { dryRun?: true }): Promis
   const { dryRun = false } = options
   const { messages } = await withClient(options, (client) => client.purgeQueue(name, { dryRun }))
   if (options.json) return printJson({ name, messages, dryRun })
-  const many = messages === 1 ? '1 message' : `${messages.toLocaleString('en')} messages`
-  await print(`${many} of queue ${name} ${dryRun ? 'would be removed' : 'removed'}\n`)
+  await print(`${manyMessages(messages)} of queue ${name} ${dryRun ? 'would be removed' : 'removed'}\n`)
 }
 
 async function remove(name: string, options: Options): Promise<void> {

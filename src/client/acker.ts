@@ -1,6 +1,6 @@
 /**
- * Gathers the acks, nacks and releases of one partition: what is done alike in a turn, or in a wait for room, leaves as
- * ranges in one SETTLE.
+ * Gathers the settles of one partition, acks and all others: what is done alike in a turn, or in a wait for room,
+ * leaves as ranges in one SETTLE.
  */
 import { InvariantError, MqError } from '../errors.ts'
 import { limits, type Epoch, type LeaseId, type Offset, type PartitionId } from '../types.ts'
@@ -22,8 +22,8 @@ import { Waiters } from './waiters.ts'
 
 /** What is done with a leased message. Those that are equal travel together. */
 export interface Settling {
-  readonly action: (typeof settleAction)['ack' | 'nack' | 'release']
-  /** Of a nack. */
+  readonly action: (typeof settleAction)[keyof typeof settleAction]
+  /** Of a nack or a dead-letter. */
   readonly options: SettleOptions | null
 }
 
@@ -34,9 +34,10 @@ const whatIsDone = {
   [settleAction.ack]: 'acking a message',
   [settleAction.nack]: 'nacking a message',
   [settleAction.release]: 'releasing a message',
+  [settleAction.deadLetter]: 'dead-lettering a message',
 } as const
 
-/** Who waits for the answer to an ack, nack or release. */
+/** Who waits for the answer to a settle. */
 export interface AckTarget {
   settled(): void
   failed(error: MqError): void

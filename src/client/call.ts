@@ -1,6 +1,7 @@
 /**
  * A request with one answer, other than sends and settles: it is sent again on each new connection, and again after
- * a pause when the broker could not serve it just then, until its time is over.
+ * a pause when the broker could not serve it just then, until its time is over. One that must not be done twice ends
+ * with the connection that it was on.
  */
 import type { Timer } from '../env.ts'
 import { MqError } from '../errors.ts'
@@ -8,7 +9,7 @@ import type { RequestId } from '../wire/messages.ts'
 import type { Work } from './activity.ts'
 import { checkOnline, isRetried, retryPause, type Core } from './core.ts'
 import type { Deadline, Place } from './deadlines.ts'
-import { abandoned, aborted, mayHaveBegun, timedOut, type Abandonment } from './ending.ts'
+import { abandoned, aborted, answerLost, mayHaveBegun, timedOut, type Abandonment } from './ending.ts'
 import { errorOf, type Answer, type Request } from './session.ts'
 
 export interface CallSpec<T> {
@@ -21,6 +22,8 @@ export interface CallSpec<T> {
   readonly cancellable?: boolean
   /** Whether closing the client ends it at once. */
   readonly endsOnClose?: boolean
+  /** Whether it may be sent again when a connection ended before its answer came. Default true. */
+  readonly repeatable?: boolean
   /** The frame; called for each connection. */
   encode(id: RequestId): Uint8Array
   /** The result. Only answers other than ERROR come here. */
@@ -91,7 +94,10 @@ export class Call<T> implements Request, Deadline, Work {
   interrupted(): boolean {
     this.#doubtful = true
     this.#onWire = false
-    return true
+    if (this.#spec.repeatable !== false) return true
+    this.#id = 0
+    this.#giveUp(answerLost(this.#spec.what))
+    return false
   }
 
   answered(answer: Answer): false {

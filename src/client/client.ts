@@ -4,6 +4,7 @@ import {
   type EffectiveQueueOptions,
   type QueueDescription,
   type QueueOptions,
+  type QueueOptionsChange,
   type QueueSummary,
 } from '../types.ts'
 import { encodeClientFrame, peekedOfResult } from '../wire/codec.ts'
@@ -28,6 +29,7 @@ import {
 import { peekedMessages, type PeekedMessage } from './peeked.ts'
 import type { BatchEntry, Producer, SendOptions } from './producer.ts'
 import { unexpected, type Queues } from './queues.ts'
+import { redrive, type Redriven, type RedriveOptions } from './redrive.ts'
 import type { Receiver, ReceiveOptions } from './receiver.ts'
 import {
   consumeSpec,
@@ -155,12 +157,13 @@ export class MqClient {
   }
 
   /**
-   * Changes options of a queue while it works; what is not named stays. Leases that are out keep their time, and
-   * other clients learn of a new `maxMessageBytes` when they next look the queue up.
+   * Changes options of a queue while it works; what is not named stays, null brings a default back: `maxDeliveries:
+   * null` sets no limit any more. Leases that are out keep their time, and other clients learn
+   * of a new `maxMessageBytes` when they next look the queue up.
    * @returns the options in force
    * @throws MqError QUEUE_NOT_FOUND; INVALID_FIELD; UNSUPPORTED: partitions, replicas and storage cannot be changed
    */
-  async updateQueue(name: string, options: QueueOptions & CallOptions): Promise<EffectiveQueueOptions> {
+  async updateQueue(name: string, options: QueueOptionsChange & CallOptions): Promise<EffectiveQueueOptions> {
     const { signal, timeoutMs, ...set } = options
     const change = Object.fromEntries(Object.entries(set).filter(([, value]) => value !== undefined))
     const result = await this.#admin(name, 'updating', { signal, timeoutMs }, (id) =>
@@ -203,6 +206,18 @@ export class MqClient {
       encodeClientFrame({ op: 'peek', id, name: queue, max }),
     )
     return peekedMessages(queue, peekedOfResult(result), this.#parts.serializer)
+  }
+
+  /**
+   * Sends the messages that are ready in a dead-letter queue back to the queues they came from, or all to one, in the
+   * order of the log; headers stay, deliveries count from 1 again. What comes into it meanwhile stays. Done in steps:
+   * after an error `details` says what was done, `{ messages, skipped }`, and `outcome` whether the last step may have
+   * been done besides. A step that loses its connection is sent again, and what the lost answer counted is missing from
+   * the result; with `max` it is not, since more than `max` could be redriven: DISCONNECTED, outcome unknown.
+   * @throws MqError QUEUE_NOT_FOUND: it, or `to`, is not there; INVALID_NAME, INVALID_FIELD; DISCONNECTED
+   */
+  redrive(deadLetterQueue: string, options: RedriveOptions = {}): Promise<Redriven> {
+    return redrive(this.#parts.core, deadLetterQueue, options)
   }
 
   /** All queues, by name. */
@@ -286,8 +301,9 @@ export class MqClient {
 
   /**
    * Runs `handler` on each message: what it returns from is acked, what it throws on is nacked with the error's
-   * message as the reason. With `batch` it gets an array, and may return those that it did: the others are nacked.
-   * Leases are renewed meanwhile; when one is lost all the same, the handler's `signal` aborts.
+   * message as the reason; what it has settled by itself stays so. With `batch` it gets an array, and may return those
+   * that it did: the others are nacked. Leases are renewed meanwhile; when one is lost all the same, the handler's
+   * `signal` aborts.
    * @throws MqError as `consume`
    */
   work(queue: string, handler: Handler, options?: WorkOptions & { batch?: undefined }): Worker
@@ -301,11 +317,6 @@ export class MqClient {
     this.#parts.core.checkOpen()
     checkQueueName(queue)
     return this.#parts
-  }
-
-  /** Not built yet. */
-  redrive(_deadLetterQueue: string, _options?: object): Promise<never> {
-    return Promise.reject(unsupported('redrive'))
   }
 
   /** Not built yet. */

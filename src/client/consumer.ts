@@ -3,7 +3,7 @@ import { MqError } from '../errors.ts'
 import { limits } from '../types.ts'
 import { acking, releasing, type Settling } from './acker.ts'
 import type { Core } from './core.ts'
-import { nacking, type Message } from './message.ts'
+import { deadLettering, nacking, type Message } from './message.ts'
 import {
   checkInteger,
   checkSignal,
@@ -158,21 +158,30 @@ export class Batch {
    *   others are acked
    */
   ack(options: CallOptions = {}): Promise<void> {
-    return this.#settle(acking, options)
+    return this.#settle(() => acking, options)
   }
 
   /** All failed: they are ready again, after `delayMs`. @throws MqError as `ack` */
   nack(options: NackOptions = {}): Promise<void> {
-    return this.#settle(nacking(options), options)
+    return this.#settle(() => nacking(options), options)
   }
 
   /** All are ready again, and did not fail. @throws MqError as `ack` */
   release(options: CallOptions = {}): Promise<void> {
-    return this.#settle(releasing, options)
+    return this.#settle(() => releasing, options)
   }
 
-  #settle(how: Settling, options: CallOptions): Promise<void> {
+  /**
+   * All go to the queue's dead-letter queue, as with `Message.deadLetter`.
+   * @throws MqError as `ack`; NO_DEAD_LETTER_QUEUE
+   */
+  deadLetter(reason?: string, options: CallOptions = {}): Promise<void> {
+    return this.#settle(() => deadLettering(reason), options)
+  }
+
+  #settle(settling: () => Settling, options: CallOptions): Promise<void> {
     return new Promise((resolve, reject) => {
+      const how = settling()
       this.#core.checkOpen()
       checkSignal(options.signal)
       let left = this.messages.length

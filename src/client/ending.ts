@@ -25,6 +25,12 @@ export function abandoned(what: string, why: Abandonment, mayBeDone: boolean): M
   return new MqError(why, message, { outcome: outcomeOf(mayBeDone) })
 }
 
+/** The connection has ended before the answer came, and the request is not one to be sent twice. */
+export function answerLost(what: string): MqError {
+  const message = `${what}: the connection was lost before the answer came`
+  return new MqError('DISCONNECTED', message, { outcome: 'unknown' })
+}
+
 /** Whether a refusal with this code may come after the broker has begun to do what was asked. */
 export function mayHaveBegun(code: MqErrorCode): boolean {
   return code === 'INTERNAL' || code === 'STORAGE_FAILED'

@@ -1,5 +1,6 @@
 import { limits, type Epoch, type LeaseId, type Offset, type PartitionId } from '../types.ts'
 import { attributes, type BatchView } from '../wire/batch.ts'
+import { messageId } from '../wire/message-id.ts'
 import { settleAction } from '../wire/messages.ts'
 import { acking, leaseLost, releasing, type AckTarget, type Settling } from './acker.ts'
 import type { Core } from './core.ts'
@@ -8,6 +9,7 @@ import { extendItems } from './extend.ts'
 import {
   checkInteger,
   checkNackOptions,
+  checkReason,
   checkSignal,
   checkTimeout,
   unsupported,
@@ -15,7 +17,6 @@ import {
   type NackOptions,
 } from './options.ts'
 import type { Queue } from './queues.ts'
-import { messageId } from './receipt.ts'
 import { decodeValue, textOf, type Serializer } from './serializer.ts'
 
 /** What the messages of one delivery share. */
@@ -52,13 +53,22 @@ export function nacking(options: NackOptions): Settling {
   return { action: settleAction.nack, options: checkNackOptions(options) }
 }
 
+/** What dead-lettering does. @throws MqError INVALID_FIELD */
+export function deadLettering(reason: string | undefined): Settling {
+  const checked = checkReason(reason)
+  return {
+    action: settleAction.deadLetter,
+    options: checked === null ? null : { delayMs: null, reason: checked },
+  }
+}
+
 /** A message under a lease: nobody else gets it until the lease ends. */
 export class Message {
   readonly #delivery: DeliveryContext
   readonly #index: number
   /** The body, as it was sent: a view that stays valid. Strings are UTF-8; other values are in `value()`. */
   readonly body: Uint8Array
-  /** An ack, nack or release is under way, or was done. */
+  /** A settle, in whatever way, is under way or was done. */
   #settling = false
 
   /** @internal */
@@ -155,6 +165,17 @@ export class Message {
     return this.#settle(() => releasing, options)
   }
 
+  /**
+   * Gives the message up: it goes to the queue's dead-letter queue at once, whatever its `deliveryCount`, with `reason`
+   * in its header `mq-dead-letter-error`. Resolves once that it goes there is on disk; it is there soon after.
+   * @param reason why: up to 1 KiB of UTF-8
+   * @throws MqError NO_DEAD_LETTER_QUEUE: the queue has none, and the message is under its lease as before; LEASE_LOST
+   *   when the lease has ended or the message was settled before; INVALID_FIELD; TIMEOUT, ABORTED, CLOSED
+   */
+  deadLetter(reason?: string, options: CallOptions = {}): Promise<void> {
+    return this.#settle(() => deadLettering(reason), options)
+  }
+
   #settle(how: () => Settling, options: CallOptions): Promise<void> {
     return new Promise((resolve, reject) => {
       this.settle(how(), options, { settled: resolve, failed: reject })
@@ -199,11 +220,6 @@ export class Message {
     const items = [{ leaseEpoch, lease, offset: this.#offset, count: 1 }]
     const refused = await extendItems(core, queue, partition, checkExtendMs(ms), items, options)
     if (refused !== null) throw leaseLost()
-  }
-
-  /** Not built yet. */
-  deadLetter(_reason?: string): Promise<void> {
-    return Promise.reject(unsupported('deadLetter'))
   }
 
   get #offset(): Offset {

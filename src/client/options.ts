@@ -171,19 +171,20 @@ export interface NackOptions extends CallOptions {
 /** @throws MqError INVALID_FIELD */
 export function checkNackOptions({ delayMs, reason }: NackOptions): SettleOptions | null {
   if (delayMs === undefined && reason === undefined) return null
-  if (
-    reason !== undefined &&
-    !(typeof reason === 'string' && Buffer.byteLength(reason) <= limits.reasonBytesMax)
-  ) {
-    throw new MqError('INVALID_FIELD', `'reason' must be a text of at most ${limits.reasonBytesMax} bytes`, {
-      outcome: 'failed',
-      details: { field: 'reason' },
-    })
-  }
   return {
     delayMs: delayMs === undefined ? null : checkInteger('delayMs', delayMs, 0, limits.delayMsMax),
-    reason: reason ?? null,
+    reason: checkReason(reason),
   }
+}
+
+/** Why a message failed or is given up; null: nobody says. @throws MqError INVALID_FIELD */
+export function checkReason(reason: string | undefined): string | null {
+  if (reason === undefined) return null
+  if (typeof reason === 'string' && Buffer.byteLength(reason) <= limits.reasonBytesMax) return reason
+  throw new MqError('INVALID_FIELD', `'reason' must be a text of at most ${limits.reasonBytesMax} bytes`, {
+    outcome: 'failed',
+    details: { field: 'reason' },
+  })
 }
 
 /** The one refusal of what the contract names and this version does not do. */

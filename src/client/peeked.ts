@@ -1,7 +1,7 @@
 import { MqError } from '../errors.ts'
 import { attributes, crcOf, forEachMessage, readBatch, type BatchView } from '../wire/batch.ts'
+import { messageId } from '../wire/message-id.ts'
 import type { Peeked } from '../wire/messages.ts'
-import { messageId } from './receipt.ts'
 import { decodeValue, textOf, type Serializer } from './serializer.ts'
 
 /** A message as `peek` found it: somebody else may have it, and it cannot be settled by who only looked. */

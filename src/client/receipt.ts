@@ -1,4 +1,5 @@
 import type { Confirm, Epoch, Offset, PartitionId, Storage } from '../types.ts'
+import { messageId } from '../wire/message-id.ts'
 
 /** What the messages of one confirmed batch have in common. */
 export interface SentBatch {
@@ -51,9 +52,4 @@ export class SendReceipt {
   [Symbol.for('nodejs.util.inspect.custom')](): object {
     return this.toJSON()
   }
-}
-
-/** A message's id, as PROTOCOL.md makes it of where it stands. */
-export function messageId(queue: string, partition: PartitionId, epoch: Epoch, offset: Offset): string {
-  return `${queue}/${partition}/${epoch}-${offset}`
 }

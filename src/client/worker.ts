@@ -31,7 +31,7 @@ export interface WorkContext {
   readonly signal: AbortSignal
 }
 
-/** Returning acks the message, throwing nacks it. */
+/** Returning acks the message, throwing nacks it, unless the handler has settled it by itself: `deadLetter`, say. */
 export type Handler = (message: Message, context: WorkContext) => unknown
 
 /** Returning nothing acks all, returning some of them nacks the others; throwing nacks all. */

@@ -88,6 +88,11 @@ export class EmbeddedStore {
     return this.#byName
   }
 
+  /** Tombstones. */
+  get deleted(): Iterable<QueueRecord> {
+    return this.#deleted.values()
+  }
+
   wasDeleted(id: QueueId): boolean {
     return this.#deleted.has(id)
   }

@@ -20,6 +20,7 @@ export interface QueueFigures {
   readonly delivered: number
   readonly acked: number
   readonly failed: number
+  readonly deadLettered: number
   readonly states: Readonly<Record<string, number>>
   readonly oldestAgeMs: number
 }
@@ -45,6 +46,7 @@ const counters = {
   mq_delivered_messages_total: ['delivered', 'Messages leased to consumers, each time they are.'],
   mq_acked_messages_total: ['acked', 'Messages settled for good.'],
   mq_failed_deliveries_total: ['failed', 'Deliveries that ended without an ack.'],
+  mq_dead_lettered_messages_total: ['deadLettered', 'Messages that went to the dead-letter queue.'],
 } as const
 
 /** Writes the broker's metrics. Counters begin at 0 with the process. */

@@ -1,3 +1,4 @@
+import { movedBecause, type Moved } from './outbox.ts'
 import { settledBy, type EntryBody, type Ranges } from './payload.ts'
 
 /** What became of a partition's messages since this leader began: plain numbers, read when somebody asks. */
@@ -10,6 +11,8 @@ export class Counts {
   acked = 0
   /** Deliveries that failed. */
   failed = 0
+  /** Messages that left for the dead-letter queue. */
+  deadLettered = 0
 
   /** The leader has decided on an entry: one addition for a batch, one for each range of any other. */
   entry(body: EntryBody, messages: number): void {
@@ -18,7 +21,19 @@ export class Counts {
     else if (body.kind === 'settle') {
       if (body.action === settledBy.ack) this.acked += sizeOf(body.settled)
       else if (body.action === settledBy.nack) this.failed += sizeOf(body.settled)
-    } else if (body.kind === 'fail') this.failed += sizeOf(body.ranges)
+      this.#moved(body.moved)
+    } else if (body.kind === 'fail') {
+      this.failed += sizeOf(body.ranges)
+      this.#moved(body.moved)
+    }
+  }
+
+  /** Whatever becomes a dead letter is so because its delivery failed. */
+  #moved(moved: Moved | null): void {
+    if (moved === null || moved.why === movedBecause.redriven) return
+    const messages = sizeOf(moved.ranges)
+    this.failed += messages
+    this.deadLettered += messages
   }
 }
 

@@ -17,6 +17,10 @@ export const entryKind = {
   leases: 5,
   evict: 6,
   quarantine: 7,
+  move: 8,
+  forwarded: 9,
+  redirect: 10,
+  forget: 11,
   purge: 16,
 } as const
 
@@ -66,10 +70,17 @@ export interface EntryHeader {
   notBeforeMs: number
   /** Of a batch: some of its messages have delays of their own, which stand in its columns. */
   ownDelays: boolean
+  /**
+   * Of a batch: it came from another partition's outbox, which stands for the producer; the position of its last output
+   * stands in `opening` (epoch), `sequence` (offset) and `producerEpoch` (index).
+   */
+  isForwarded: boolean
 }
 
 /** Flag bits of an entry. */
 const flagOwnDelays = 1
+const flagForwarded = 2
+const flagsKnown = flagOwnDelays | flagForwarded
 
 /** A decoded entry; `bytes`, `payload` and `chain` are views into what was read. */
 export interface Entry extends EntryHeader {
@@ -125,7 +136,7 @@ export function encodeEntry(
   bytes[12] = entryFormat
   bytes[13] = entryKind[header.kind]
   bytes[14] = 0
-  bytes[15] = header.ownDelays ? flagOwnDelays : 0
+  bytes[15] = (header.ownDelays ? flagOwnDelays : 0) | (header.isForwarded ? flagForwarded : 0)
   bytes.writeUInt32BE(payload.length, 16)
   bytes.writeUInt32BE(header.count, 20)
   writeU64(bytes, header.base, 24)
@@ -192,7 +203,7 @@ export function decodeHeader(name: LogName, record: Buffer, at: number): Entry {
 export function parseEntry(bytes: Buffer): Entry {
   const kind = kindNames[bytes[13]!]
   const flags = bytes.readUInt16BE(14)
-  if (bytes[12] !== entryFormat || kind === undefined || (flags & ~flagOwnDelays) !== 0) {
+  if (bytes[12] !== entryFormat || kind === undefined || (flags & ~flagsKnown) !== 0) {
     throw new MqError(
       'NEWER_DATA_FORMAT',
       `entry of format ${bytes[12]}, kind ${bytes[13]}, flags ${flags}: written by a newer version`,
@@ -210,6 +221,7 @@ export function parseEntry(bytes: Buffer): Entry {
     opening: readU64(bytes, 80),
     notBeforeMs: readU64(bytes, 88),
     ownDelays: (flags & flagOwnDelays) !== 0,
+    isForwarded: (flags & flagForwarded) !== 0,
     crc: bytes.readUInt32BE(0),
     payloadCrc: bytes.readUInt32BE(68),
     chain: bytes.subarray(4, 12),

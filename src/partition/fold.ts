@@ -7,6 +7,15 @@ import { invariant, MqError } from '../errors.ts'
 import { limits, type Epoch, type LeaseId, type Offset, type ProducerId } from '../types.ts'
 import { pack, unpack } from '../wire/msgpack.ts'
 import { chainStart, CorruptEntry, type EntryHeader } from './entry.ts'
+import {
+  fieldsOf,
+  Outbox,
+  positionOf,
+  type Moved,
+  type Position,
+  type StoredDestination,
+  type StoredPosition,
+} from './outbox.ts'
 import { settledBy, type EntryBody, type HandedLease, type Ranges } from './payload.ts'
 import { RangeMap } from './range-map.ts'
 
@@ -61,12 +70,20 @@ export class PartitionState {
   refusedNumbers = 0
   /** A producer that is not known and opened below it may have been forgotten. */
   floor: Offset = 0
+  /** Messages that left for another partition and are not there yet. */
+  outbox = new Outbox()
+  /** By the id of another partition's outbox: the position of the last of its outputs that is here. */
+  sources = new Map<ProducerId, Position>()
   /** The table of a planned stop; only while the LEASES entry is the last one. */
   handedOver: { nextLease: LeaseId; leases: HandedLease[] } | null = null
 
   /** The lowest offset that still matters. */
   get logStart(): Offset {
-    return this.live.isEmpty ? this.logEnd : this.live.firstStart()
+    const { moving } = this.outbox
+    return Math.min(
+      this.live.isEmpty ? this.logEnd : this.live.firstStart(),
+      moving.isEmpty ? this.logEnd : moving.firstStart(),
+    )
   }
 
   /** Applies the next entry. A gap, a step back in time or epoch is a defect, or another log's entry. */
@@ -92,16 +109,21 @@ export class PartitionState {
         } else if (header.notBeforeMs > 0) {
           this.#delay(header.base, header.base + header.count, header.notBeforeMs, header.timeMs)
         }
-        this.#record(header, header.count, body.payloadCrc, null)
+        if (header.isForwarded) {
+          const { opening, sequence, producerEpoch } = header
+          this.sources.set(header.producerId, positionOf([opening as number, sequence, producerEpoch]))
+        } else this.#record(header, header.count, body.payloadCrc, null)
         break
       case 'settle':
         if (body.action === settledBy.nack) this.#fail(body.settled, body.notBefore, header.timeMs)
         else if (body.action === settledBy.release) this.#undelay(body.settled)
         else this.#leave(body.settled)
+        if (body.moved !== null) this.#move(body.moved, header)
         this.#record(header, 0, body.requestCrc, body.refused)
         break
       case 'fail':
         this.#fail(body.ranges, body.notBefore, header.timeMs)
+        if (body.moved !== null) this.#move(body.moved, header)
         break
       case 'epochStart':
         this.epoch = header.epoch
@@ -128,7 +150,23 @@ export class PartitionState {
           this.live.forEachIn(start, end, (from, to) => this.quarantined.set(from, to))
           this.live.delete(start, end)
           this.delayed.delete(start, end)
+          const moving = this.outbox.remove(start, end)
+          for (let j = 0; j < moving.length; j += 2) this.quarantined.set(moving[j]!, moving[j + 1]!)
         }
+        break
+      case 'move':
+        this.#move(body.moved, header)
+        break
+      case 'forwarded':
+        this.outbox.forwarded(body.target, body.position)
+        break
+      case 'redirect': {
+        const back = this.outbox.redirect(body.from, body.to, header)
+        for (let i = 0; i < back.length; i += 3) this.live.set(back[i]!, back[i]! + back[i + 1]!, back[i + 2])
+        break
+      }
+      case 'forget':
+        for (const id of body.sources) this.sources.delete(id)
         break
     }
     this.logEnd = header.base + header.count
@@ -141,6 +179,18 @@ export class PartitionState {
       this.live.delete(ranges[i]!, ranges[i]! + ranges[i + 1]!)
     }
     this.#undelay(ranges)
+  }
+
+  #move(moved: Moved, header: EntryHeader): void {
+    const taken: number[] = []
+    const { ranges } = moved
+    for (let i = 0; i < ranges.length; i += 2) {
+      const end = ranges[i]! + ranges[i + 1]!
+      this.live.forEachIn(ranges[i]!, end, (from, to, next) => taken.push(from, to, next))
+      this.live.delete(ranges[i]!, end)
+    }
+    this.#undelay(ranges)
+    this.outbox.move(moved, taken, header)
   }
 
   /** One failed delivery more for each that is live; and when each range is ready again. */
@@ -231,6 +281,8 @@ export class PartitionState {
         this.handedOver.nextLease,
         this.handedOver.leases.map((l) => [l.lease, l.epoch, l.ranges]),
       ],
+      [...this.sources].map(([id, p]) => [Buffer.from(id, 'latin1'), ...fieldsOf(p)]),
+      this.outbox.encode(),
     ])
   }
 
@@ -279,6 +331,10 @@ export class PartitionState {
           leases: handed[1].map(([lease, epoch, ranges]) => ({ lease, epoch, ranges })),
         }
       }
+      for (const [id, ...position] of f[12] as [Uint8Array, ...StoredPosition][]) {
+        state.sources.set(Buffer.from(id).toString('latin1'), positionOf(position))
+      }
+      state.outbox = Outbox.decode(f[13] as StoredDestination[])
       return { state, firstSegment: f[1] as string }
     } catch (cause) {
       if (cause instanceof MqError) throw cause
@@ -287,4 +343,4 @@ export class PartitionState {
   }
 }
 
-const checkpointVersion = 2
+const checkpointVersion = 3

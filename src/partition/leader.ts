@@ -7,6 +7,9 @@
  *   settle   → SETTLE entry … once committed: SETTLED; after a nack or a release they are ready again
  *   expiry   → FAIL entry … once committed: ready again
  *
+ * What fails too often moves, by the same entry, to the outbox (`outbox.ts`), and is forwarded once that is committed.
+ * `accept` is the other end: outputs of another partition's outbox, which a leader takes as it takes a send.
+ *
  * "Ready" may be a while off: a message that the fold has delayed waits for its time first. That time is on the
  * leader's clock, which is the wall clock but never goes back and never stands still (`#timeMs`).
  *
@@ -17,12 +20,23 @@
  */
 import { crc32 } from 'node:zlib'
 import { invariant, MqError, type MqErrorCode } from '../errors.ts'
-import { limits, type Epoch, type LeaseId, type Offset, type ProducerId } from '../types.ts'
+import { limits, type Epoch, type LeaseId, type Offset, type PartitionId, type ProducerId } from '../types.ts'
 import { pack } from '../wire/msgpack.ts'
 import { encodeEntry, noProducer, type EntryHeader, type LogName } from './entry.ts'
 import { refusedNumbersOf, type Outcome, type PartitionState, type ProducerState } from './fold.ts'
 import { Counts } from './counts.ts'
 import { Leases } from './leases.ts'
+import {
+  comingBack,
+  comparePositions,
+  movedBecause,
+  noPosition,
+  nowhere,
+  type Moved,
+  type Outputs,
+  type Position,
+  type Target,
+} from './outbox.ts'
 import { delaysOf, encodeBody, failCause, settledBy, type EntryBody, type Ranges } from './payload.ts'
 import { RangeMap, type Run } from './range-map.ts'
 import { TimerHeap } from './timer-heap.ts'
@@ -65,13 +79,30 @@ export interface SettleEvent extends Sequenced {
   items: readonly LeasedItem[]
   /** Of a nack: how long the messages rest; null: as the queue's backoff says. */
   delayMs: number | null
-  /** Of a nack. */
+  /** Of a nack or a dead-letter. */
   reason: string | null
+}
+
+/** Outputs of another partition's outbox, in their order. */
+export interface ForwardEvent {
+  /** `sourceId` of that partition. */
+  source: ProducerId
+  /** Of the output before the first one here, of those to this partition. */
+  previous: Position
+  /** Of the last one here. */
+  position: Position
+  count: number
+  /** crc32 of `batch`, already checked against its bytes. */
+  crc: number
+  batch: Uint8Array
+  headroom: number
 }
 
 export type Reply =
   | { kind: 'sent'; epoch: Epoch; base: Offset; duplicate: boolean }
   | { kind: 'settled'; refused: Ranges | null }
+  /** The last output that is here of the source that asked. */
+  | { kind: 'forwarded'; position: Position }
   | { kind: 'refused'; error: MqError }
 
 /** Where a leader's decisions go. `Ref` is whatever the caller wants back with its answer. */
@@ -81,6 +112,8 @@ export interface LeaderSink<Ref> {
   reply(ref: Ref, reply: Reply): void
   /** Messages became ready: whoever waits may take them. */
   ready(): void
+  /** There are outputs, some of which may be committed now: they may be forwarded. */
+  outputs(): void
 }
 
 /** They may change while the leader leads: what it decides from then on goes by them. */
@@ -96,6 +129,10 @@ export interface LeaderOptions {
   delayMs: number
   /** How long a message rests that has failed this often (≥ 1); null: not at all. Chance may have a part in it. */
   backoffMs: ((failures: number) => number) | null
+  /** The delivery after whose failure a message is given up; null: none. */
+  maxDeliveries: number | null
+  /** Where messages go that are given up: for this partition, `nowhere` while that is missing. null: they don't. */
+  deadLetterTarget: ((partition: PartitionId) => Target) | null
 }
 
 export const leaderDefaults: LeaderOptions = {
@@ -104,6 +141,8 @@ export const leaderDefaults: LeaderOptions = {
   refusedNumbersMax: 1 << 18,
   delayMs: 0,
   backoffMs: null,
+  maxDeliveries: null,
+  deadLetterTarget: null,
 }
 
 /** An effect that waits for the watermark. */
@@ -118,6 +157,8 @@ interface Awaiting<Ref> {
 
 /** Ranges that one FAIL entry carries at most, so that a mass expiry makes entries of bounded size. */
 const rangesPerEntryMax = 4096
+/** Entries whose outputs are looked at for one forward. */
+const entriesPerForwardMax = 1000
 /** What an entry's header has room for. */
 const producerEpochMax = 0xffff_ffff
 
@@ -228,6 +269,7 @@ export class Leader<Ref> {
       const end = rotten[i]! + rotten[i + 1]!
       free.forEachIn(rotten[i]!, end, (from, to) => quarantined.push(from, to - from))
       free.delete(rotten[i]!, end)
+      this.state.outbox.moving.forEachIn(rotten[i]!, end, (from, to) => quarantined.push(from, to - from))
     }
     if (quarantined.length > 0) this.#append({ kind: 'quarantine', ranges: quarantined }, now, epoch)
     for (let from = 0; free.nextRun(from, run); from = run.end) ready.push(run.start, run.end - run.start)
@@ -275,6 +317,10 @@ export class Leader<Ref> {
       this.#again(ref, known.base + 1, { kind: 'settled', refused: known.refused })
       return
     }
+    if (event.action === settledBy.deadLetter && this.#options.deadLetterTarget === null) {
+      this.#refuse(ref, 'NO_DEAD_LETTER_QUEUE', 'this queue has no dead-letter queue')
+      return
+    }
     const settled: Ranges = []
     const refused: Ranges = []
     for (const item of event.items) {
@@ -296,10 +342,11 @@ export class Leader<Ref> {
     }
     this.#makeRoomForRefused(refused.length, event.producerId, now)
     const { action, reason } = event
-    const again =
-      action === settledBy.nack
-        ? this.#resting(settled, event.delayMs, this.#timeMs(now))
-        : { ranges: settled, notBefore: null }
+    let again: Failing = { ranges: settled, notBefore: null, moved: null }
+    if (action === settledBy.nack) again = this.#failing(settled, event.delayMs, reason, this.#timeMs(now))
+    else if (action === settledBy.deadLetter) {
+      again = { ranges: [], notBefore: null, moved: this.#deadLetter(settled, movedBecause.rejected, reason) }
+    }
     this.#append(
       {
         kind: 'settle',
@@ -309,12 +356,35 @@ export class Leader<Ref> {
         requestCrc,
         reason,
         notBefore: again.notBefore,
+        moved: again.moved,
       },
       now,
       this.state.epoch,
       event,
     )
     this.#onceCommitted(ref, answer, action === settledBy.ack ? undefined : again.ranges)
+  }
+
+  /** What becomes of messages whose delivery fails now: most rest, and those that have failed too often are given up. */
+  #failing(ranges: Ranges, delayMs: number | null, error: string | null, timeMs: number): Failing {
+    const { maxDeliveries, deadLetterTarget } = this.#options
+    if (maxDeliveries === null || deadLetterTarget === null) {
+      return { ...this.#resting(ranges, delayMs, timeMs), moved: null }
+    }
+    const rest: Ranges = []
+    const givenUp: Ranges = []
+    for (let i = 0; i < ranges.length; i += 2) {
+      this.state.live.forEachIn(ranges[i]!, ranges[i]! + ranges[i + 1]!, (from, to, delivery) => {
+        pushRange(delivery >= maxDeliveries ? givenUp : rest, from, to)
+      })
+    }
+    const moved = givenUp.length === 0 ? null : this.#deadLetter(givenUp, movedBecause.maxDeliveries, error)
+    return { ...this.#resting(rest, delayMs, timeMs), moved }
+  }
+
+  #deadLetter(ranges: Ranges, why: number, error: string | null): Moved {
+    const target = this.#options.deadLetterTarget?.(this.#name.partition) ?? nowhere
+    return { why, target, error, ranges }
   }
 
   /**
@@ -432,6 +502,97 @@ export class Leader<Ref> {
     return messages
   }
 
+  /**
+   * Moves ready messages to the outbox, by the leader's own decision.
+   * @param ranges flat `offset, count, …`, all ready
+   * @returns the position of the last one
+   */
+  move(ranges: Ranges, target: Target, now: Now): Position {
+    invariant(this.leading, 'only a leader moves messages')
+    let messages = 0
+    for (let i = 0; i < ranges.length; i += 2) {
+      const end = ranges[i]! + ranges[i + 1]!
+      invariant(this.#ready.covers(ranges[i]!, end), 'only what is ready is moved')
+      this.#ready.delete(ranges[i]!, end)
+      messages += ranges[i + 1]!
+    }
+    const moved: Moved = { why: movedBecause.redriven, target, error: null, ranges }
+    this.#append({ kind: 'move', moved }, now, this.state.epoch)
+    return { epoch: this.state.epoch, offset: this.state.logEnd - 1, index: messages - 1 }
+  }
+
+  /** What is to be forwarded to `target` next, and has been committed; undefined: nothing. */
+  nextOutputs(target: Target): { previous: Position; outputs: readonly Outputs[] } | undefined {
+    const destination = this.state.outbox.destination(target)
+    if (!this.leading || destination === undefined) return undefined
+    const { pending, last } = destination
+    let committed = 0
+    const most = Math.min(pending.length, entriesPerForwardMax)
+    while (committed < most && pending[committed]!.offset < this.#highWatermark) committed++
+    return committed === 0 ? undefined : { previous: last, outputs: pending.slice(0, committed) }
+  }
+
+  /**
+   * The target says that outputs up to `position` are there.
+   * @returns false when it says what can't be: it knows outputs that were never issued, or not those it had confirmed
+   */
+  forwarded(target: Target, position: Position, now: Now): boolean {
+    const destination = this.state.outbox.destination(target)
+    if (!this.leading || destination === undefined) return true
+    const order = comparePositions(position, destination.last)
+    if (order === 0) return true
+    if (order < 0 || comparePositions(position, destination.issued) > 0) return false
+    this.#append({ kind: 'forwarded', target, position }, now, this.state.epoch)
+    return true
+  }
+
+  /** What waits for `from`, which is not there, goes to another target or, without one, comes back. */
+  redirect(from: Target, to: Target | null, now: Now): void {
+    const destination = this.state.outbox.destination(from)
+    if (!this.leading || destination === undefined) return
+    const back: Ranges = []
+    const returning = comingBack(destination, to)
+    for (let i = 0; i < returning.length; i += 3) back.push(returning[i]!, returning[i + 1]!)
+    this.#append({ kind: 'redirect', from, to }, now, this.state.epoch)
+    this.#onceCommitted(undefined, undefined, back)
+  }
+
+  /** Messages of the outbox in `[start, end)` whose stored bytes do not verify: nobody's output any more. */
+  quarantineOutputs(start: Offset, end: Offset, now: Now): void {
+    const ranges: Ranges = []
+    this.state.outbox.moving.forEachIn(start, end, (from, to) => ranges.push(from, to - from))
+    if (ranges.length > 0) this.#append({ kind: 'quarantine', ranges }, now, this.state.epoch)
+  }
+
+  /** The queues of these sources are deleted, and forward nothing any more. */
+  forget(sources: readonly ProducerId[], now: Now): void {
+    const known = sources.filter((id) => this.state.sources.has(id))
+    if (this.leading && known.length > 0)
+      this.#append({ kind: 'forget', sources: known }, now, this.state.epoch)
+  }
+
+  /** Takes outputs of another partition, unless they are here or others are missing before them. */
+  accept(ref: Ref, event: ForwardEvent, now: Now): void {
+    if (this.#admitNew(ref) === 'refused') return
+    const { source, previous, position, count, crc, batch, headroom } = event
+    const last = this.state.sources.get(source) ?? noPosition
+    if (comparePositions(last, previous) !== 0) {
+      // A copy that was late, or the source knows less than it did: it hears how far it is, once that is certain.
+      this.#again(ref, this.state.logEnd, { kind: 'forwarded', position: last })
+      return
+    }
+    const from = {
+      producerId: source,
+      producerEpoch: position.index,
+      sequence: position.offset,
+      opening: position.epoch as number,
+    }
+    const send: SendEvent = { ...from, count, crc, batch, headroom, ownDelays: false }
+    this.#append({ kind: 'batch', payloadCrc: crc, delays: null }, now, this.state.epoch, from, send, true)
+    const base = this.state.logEnd - count
+    this.#onceCommitted(ref, { kind: 'forwarded', position }, [base, count])
+  }
+
   /** What state a live, committed message is in, and up to which offset its neighbours are in it too, at least. */
   stateAt(offset: Offset): { state: 'ready' | 'delayed' | 'leased'; end: Offset } {
     const run: Run = { start: 0, end: 0, value: 0 }
@@ -454,8 +615,13 @@ export class Leader<Ref> {
     const expired: Ranges = []
     this.#leases.expire(now.monotonicMs, (start, end) => expired.push(start, end - start))
     for (let i = 0; i < expired.length; i += 2 * rangesPerEntryMax) {
-      const { ranges, notBefore } = this.#resting(expired.slice(i, i + 2 * rangesPerEntryMax), null, timeMs)
-      this.#append({ kind: 'fail', cause: failCause.expired, ranges, notBefore }, now, this.state.epoch)
+      const failed = expired.slice(i, i + 2 * rangesPerEntryMax)
+      const { ranges, notBefore, moved } = this.#failing(failed, null, 'the lease expired', timeMs)
+      this.#append(
+        { kind: 'fail', cause: failCause.expired, ranges, notBefore, moved },
+        now,
+        this.state.epoch,
+      )
       this.#onceCommitted(undefined, undefined, ranges)
     }
     this.#wake(timeMs)
@@ -520,6 +686,7 @@ export class Leader<Ref> {
       this.#announced = true
       this.#sink.ready()
     }
+    if (!this.state.outbox.moving.isEmpty) this.#sink.outputs()
   }
 
   #announced = false
@@ -585,6 +752,12 @@ export class Leader<Ref> {
     for (let from = 0; this.state.quarantined.nextRun(from, run); from = run.end) {
       invariant(this.state.live.countIn(run.start, run.end) === 0, 'what is quarantined is not live')
     }
+    for (let from = 0; this.state.outbox.moving.nextRun(from, run); from = run.end) {
+      const { start, end } = run
+      const isElsewhere = this.state.live.countIn(start, end) + this.state.quarantined.countIn(start, end) > 0
+      invariant(!isElsewhere, 'what is in the outbox is nowhere else')
+    }
+    this.state.outbox.checkInvariants()
     invariant(this.#highWatermark <= this.state.logEnd, 'the watermark is within the log')
   }
 
@@ -669,9 +842,17 @@ export class Leader<Ref> {
     return 'refused'
   }
 
-  #append(body: EntryBody, now: Now, epoch: Epoch, from?: Sequenced, batch?: SendEvent): void {
+  #append(
+    body: EntryBody,
+    now: Now,
+    epoch: Epoch,
+    from?: Sequenced,
+    batch?: SendEvent,
+    isForwarded = false,
+  ): void {
     const { state } = this
-    if (from !== undefined && !state.producers.has(from.producerId)) this.#makeRoomForProducer(now)
+    if (from !== undefined && !isForwarded && !state.producers.has(from.producerId))
+      this.#makeRoomForProducer(now)
     const header: EntryHeader = {
       kind: body.kind,
       count: batch?.count ?? 1,
@@ -684,6 +865,7 @@ export class Leader<Ref> {
       opening: from?.opening ?? 0,
       notBeforeMs: 0,
       ownDelays: false,
+      isForwarded,
     }
     let entry: Buffer
     if (body.kind === 'batch') {
@@ -768,6 +950,13 @@ export class Leader<Ref> {
     }
     this.#awaiting.push(effect)
   }
+}
+
+/** Failed messages: those that are ready again, some time, and those that leave. */
+interface Failing {
+  ranges: Ranges
+  notBefore: number[] | null
+  moved: Moved | null
 }
 
 type Producer = readonly [ProducerId, ProducerState]

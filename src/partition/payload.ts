@@ -3,6 +3,7 @@ import type { Epoch, LeaseId, Offset, ProducerId } from '../types.ts'
 import { integerColumn, readBatch } from '../wire/batch.ts'
 import { pack, unpack } from '../wire/msgpack.ts'
 import { CorruptEntry, type Entry, type EntryHeader } from './entry.ts'
+import { movedBecause, type Moved, type Position, type Target } from './outbox.ts'
 
 /**
  * Flat `offset, count, …`, in the order in which they were decided: that of a settle's items, that in which leases ran
@@ -21,7 +22,7 @@ export interface HandedLease {
 export const failCause = { expired: 0 } as const
 
 /** What a settle does with the messages that its leases hold: as the wire's `settleAction`. */
-export const settledBy = { ack: 0, nack: 1, release: 2 } as const
+export const settledBy = { ack: 0, nack: 1, release: 2, deadLetter: 3 } as const
 
 export type EntryBody =
   | {
@@ -39,13 +40,19 @@ export type EntryBody =
       reason: string | null
       /** For each settled range: when it becomes ready again, in ms since 1970, 0 at once. null: all at once. */
       notBefore: number[] | null
+      /** What leaves for the dead-letter queue: not among the settled. */
+      moved: Moved | null
     }
-  | { kind: 'fail'; cause: number; ranges: Ranges; notBefore: number[] | null }
+  | { kind: 'fail'; cause: number; ranges: Ranges; notBefore: number[] | null; moved: Moved | null }
   | { kind: 'epochStart'; previous: Epoch }
   | { kind: 'leases'; nextLease: LeaseId; leases: HandedLease[] }
   | { kind: 'evict'; floor: Offset; producers: ProducerId[] }
   | { kind: 'quarantine'; ranges: Ranges }
   | { kind: 'purge'; ranges: Ranges }
+  | { kind: 'move'; moved: Moved }
+  | { kind: 'forwarded'; target: Target; position: Position }
+  | { kind: 'redirect'; from: Target; to: Target | null }
+  | { kind: 'forget'; sources: ProducerId[] }
 
 export function encodeBody(body: Exclude<EntryBody, { kind: 'batch' }>): Uint8Array {
   switch (body.kind) {
@@ -57,10 +64,10 @@ export function encodeBody(body: Exclude<EntryBody, { kind: 'batch' }>): Uint8Ar
         body.requestCrc,
         body.reason,
         body.notBefore,
-        null,
+        body.moved && movedFields(body.moved),
       ])
     case 'fail':
-      return pack([body.cause, body.ranges, body.notBefore, null])
+      return pack([body.cause, body.ranges, body.notBefore, null, body.moved && movedFields(body.moved)])
     case 'epochStart':
       return pack([body.previous])
     case 'leases':
@@ -70,6 +77,16 @@ export function encodeBody(body: Exclude<EntryBody, { kind: 'batch' }>): Uint8Ar
     case 'quarantine':
     case 'purge':
       return pack([body.ranges])
+    case 'move':
+      return pack([movedFields(body.moved)])
+    case 'forwarded': {
+      const { epoch, offset, index } = body.position
+      return pack([targetFields(body.target), epoch, offset, index])
+    }
+    case 'redirect':
+      return pack([targetFields(body.from), body.to && targetFields(body.to)])
+    case 'forget':
+      return pack([body.sources.map((id) => Buffer.from(id, 'latin1'))])
   }
 }
 
@@ -95,6 +112,7 @@ export function decodeBody(entry: Entry, rotten = false): EntryBody {
         requestCrc: integer(fields[3], entry),
         reason: text(fields[4], entry),
         notBefore: times(fields[5], settled, entry),
+        moved: movedOf(fields[6], entry),
       }
     }
     case 'fail': {
@@ -104,6 +122,7 @@ export function decodeBody(entry: Entry, rotten = false): EntryBody {
         cause: integer(fields[0], entry),
         ranges: failed,
         notBefore: times(fields[2], failed, entry),
+        moved: movedOf(fields[4] ?? null, entry),
       }
     }
     case 'epochStart':
@@ -121,15 +140,37 @@ export function decodeBody(entry: Entry, rotten = false): EntryBody {
       return {
         kind: 'evict',
         floor: integer(fields[0], entry),
-        producers: list(fields[1], entry).map((id) => {
-          if (!(id instanceof Uint8Array) || id.length !== 16) throw malformed(entry)
-          return Buffer.from(id).toString('latin1')
-        }),
+        producers: list(fields[1], entry).map((id) => bytes16(id, entry).toString('latin1')),
       }
     case 'purge':
       return { kind: 'purge', ranges: ranges(fields[0], entry) }
     case 'quarantine':
       return { kind: 'quarantine', ranges: ranges(fields[0], entry) }
+    case 'move': {
+      const moved = movedOf(fields[0], entry)
+      if (moved === null) throw malformed(entry)
+      return { kind: 'move', moved }
+    }
+    case 'forwarded': {
+      const [, epoch, offset, index] = fields.map((field, i) => (i === 0 ? 0 : integer(field, entry)))
+      if (index === undefined) throw malformed(entry)
+      return {
+        kind: 'forwarded',
+        target: targetOf(fields[0], entry),
+        position: { epoch: epoch!, offset: offset!, index },
+      }
+    }
+    case 'redirect':
+      return {
+        kind: 'redirect',
+        from: targetOf(fields[0], entry),
+        to: fields[1] === null ? null : targetOf(fields[1], entry),
+      }
+    case 'forget':
+      return {
+        kind: 'forget',
+        sources: list(fields[0], entry).map((id) => bytes16(id, entry).toString('latin1')),
+      }
   }
 }
 
@@ -186,6 +227,37 @@ function list(value: unknown, entry: Entry): unknown[] {
 function integer(value: unknown, entry: Entry): number {
   if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0) throw malformed(entry)
   return value
+}
+
+function bytes16(value: unknown, entry: Entry): Buffer {
+  if (!(value instanceof Uint8Array) || value.length !== 16) throw malformed(entry)
+  return Buffer.from(value)
+}
+
+function targetFields({ queueId, partition }: Target): unknown[] {
+  return [Buffer.from(queueId, 'hex'), partition]
+}
+
+function targetOf(value: unknown, entry: Entry): Target {
+  const [queueId, partition] = list(value, entry)
+  return { queueId: bytes16(queueId, entry).toString('hex'), partition: integer(partition, entry) }
+}
+
+function movedFields({ why, target, error, ranges }: Moved): unknown[] {
+  return [why, targetFields(target), error, ranges]
+}
+
+function movedOf(value: unknown, entry: Entry): Moved | null {
+  if (value === null) return null
+  const [why, target, error, moving] = list(value, entry)
+  const moved = {
+    why: integer(why, entry),
+    target: targetOf(target, entry),
+    error: text(error, entry),
+    ranges: ranges(moving, entry),
+  }
+  if (moved.why > movedBecause.redriven) throw malformed(entry)
+  return moved
 }
 
 function integers(value: unknown, entry: Entry): number[] {

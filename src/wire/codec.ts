@@ -128,7 +128,7 @@ const serverOps: ReadonlySet<number> = new Set([
 // Decoding: the frame
 
 /** A frame's head, with the cursor before the first field. */
-interface Head {
+export interface Head {
   cursor: Cursor
   /** Number of the operation. */
   nr: number
@@ -140,7 +140,7 @@ interface Head {
 }
 
 /** @throws MqError that closes */
-function openFrame(bytes: Uint8Array): Head {
+export function openFrame(bytes: Uint8Array): Head {
   let fault: MqError | null = null
   try {
     if (scanValue(bytes, 0, bytes.length) !== bytes.length) {
@@ -177,8 +177,7 @@ function checkId({ nr, id }: Head, wanted: 'zero' | 'request' | 'any'): void {
 }
 
 /** @throws MqError INVALID_FIELD, naming the first field that is missing, or too many, or that the scan refused */
-function checkFields(head: Head): void {
-  const fields = fieldsOf[head.nr]!
+export function checkFields(head: Head, fields: readonly string[] = fieldsOf[head.nr]!): void {
   if (head.fault !== null) throw nameFault(head, head.fault, fields)
   if (head.count < fields.length) throw invalidField(fields[head.count]!, 'is missing')
   if (head.count > fields.length) throw invalidField(`field ${fields.length + 1}`, 'is one too many')
@@ -542,7 +541,7 @@ const queueIdCacheSize = 256
 const cachedIdBytes = new Uint8Array(16 * queueIdCacheSize)
 const cachedIds = new Array<QueueId>(queueIdCacheSize).fill('0'.repeat(32))
 
-function readQueueId(cursor: Cursor): QueueId {
+export function readQueueId(cursor: Cursor): QueueId {
   const from = cursor.bin16('queueId')
   const { bytes } = cursor
   // The ids are random: one byte is as good as a hash.
@@ -556,7 +555,7 @@ function readQueueId(cursor: Cursor): QueueId {
   return cachedIds[slot]!
 }
 
-function readProducerId(cursor: Cursor, field: string): string {
+export function readProducerId(cursor: Cursor, field: string): string {
   const from = cursor.bin16(field)
   return latin1Of(cursor.bytes, from, from + 16)
 }

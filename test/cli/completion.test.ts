@@ -1,5 +1,6 @@
 /** What a shell proposes, as bash itself says; the others' scripts are made of the same words. */
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
+import { join } from 'node:path'
 import t from 'tap'
 import { assertOneLine, run } from './process.ts'
 
@@ -22,7 +23,42 @@ t.test('bash proposes commands, subcommands and flags', async (t) => {
   t.strictSame(proposed(bash, 'queue', 'create', 'orders', '--vis'), ['--visibility-timeout'])
   t.strictSame(proposed(bash, 'receive', 'orders', '--ma'), ['--max'])
   t.strictSame(proposed(bash, 'completion', 'f'), ['fish'])
+  t.strictSame(proposed(bash, 'dlq', ''), ['ls', 'redrive', '--help'])
+  t.strictSame(proposed(bash, 'dlq', 'redrive', 'orders.dlq', '--'), [
+    '--server',
+    '--json',
+    '--to',
+    '--max',
+    '--rate',
+    '--dry-run',
+    '--help',
+  ])
+  t.strictSame(proposed(bash, 'bench', '--se'), ['--server', '--seconds'])
+  t.strictSame(proposed(bash, 'queue', 'edit', 'orders', '--un'), ['--unset'])
 })
+
+const hasTerminal = spawnSync('script', ['--version']).status === 0
+const noTerminal = !hasTerminal && 'no script(1) here, which makes a terminal'
+
+t.test('a line that is completed by bash itself, at the tab key', { skip: noTerminal }, async (t) => {
+  const startup = `${await script('bash')}
+    mq-broker() { printf '<%s>\\n' "$*"; }`
+  const rc = join(t.testdir({ rc: startup }), 'rc')
+  const { stdout } = spawnSync('script', ['-qec', `bash --noprofile --rcfile ${rc} -i`, '/dev/null'], {
+    input: 'mq-broker dlq redr\torders.dlq --dr\t\nexit\n',
+    encoding: 'utf8',
+  })
+  t.match(stdout, '<dlq redrive orders.dlq --dry-run')
+})
+
+for (const shell of ['bash', 'zsh', 'fish']) {
+  const isThere = spawnSync(shell, ['-c', 'true']).status === 0
+  t.test(`${shell} can read its script`, { skip: !isThere && `no ${shell} here` }, async (t) => {
+    const { status, stderr } = spawnSync(shell, ['-n'], { input: await script(shell), encoding: 'utf8' })
+    t.equal(stderr, '')
+    t.equal(status, 0)
+  })
+}
 
 t.test('bash proposes nothing of its own where nothing is known', async (t) => {
   t.strictSame(proposed(await script('bash'), 'nothing', 'x'), [''])

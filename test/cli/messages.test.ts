@@ -280,6 +280,18 @@ t.test('queue edit changes what is given, and prints what is in force', async (t
   t.match(stdout, /\nmax-message-bytes +2KiB\n/)
 })
 
+t.test('queue edit --unset brings defaults back', async (t) => {
+  const broker = await brokerWithQueue(t, '--max-deliveries', '3', '--visibility-timeout', '5s')
+  const unset = ['--unset', 'max-deliveries', '--unset', 'visibility-timeout']
+  const { code, stdout } = await broker.run(['queue', 'edit', 'orders', ...unset, '--json'])
+  t.equal(code, 0)
+  t.match(JSON.parse(stdout).options, {
+    maxDeliveries: null,
+    visibilityTimeoutMs: 30_000,
+    deadLetterQueue: 'orders.dlq',
+  })
+})
+
 t.test('queue edit without an option is wrong usage', async (t) => {
   const broker = await brokerWithQueue(t)
   const { code, stderr } = await broker.run(['queue', 'edit', 'orders'])
@@ -309,7 +321,7 @@ t.test('peek prints messages and leaves them', async (t) => {
   await broker.run(['send', 'orders', '-'], { input: 'one\ntwo\n' })
   await broker.run(['receive', 'orders'])
   const { stdout } = await broker.run(['peek', 'orders'])
-  t.match(stdout, /^leased\t1\torders\/0\/\d+-\d+\tone\nready\t0\torders\/0\/\d+-\d+\ttwo\n$/)
+  t.match(stdout, /^leased\t1\torders\/0\/\d+-\d+\t-\tone\nready\t0\torders\/0\/\d+-\d+\t-\ttwo\n$/)
   const json = JSON.parse((await broker.run(['peek', 'orders', '--max', '1', '--json'])).stdout)
   t.match(json, [{ queue: 'orders', state: 'leased', body: 'one', deliveryCount: 1, priority: 0 }])
   t.equal((await broker.run(['receive', 'orders', '--ack'])).stdout, 'two\n')

@@ -44,6 +44,8 @@ const wrong: [args: string[], says: RegExp][] = [
   ],
   [['queue', 'create', 'orders', '--partitions', 'two'], /--partitions is 'two': a whole number is needed/],
   [['queue', 'create', 'orders', '--backoff', 'fixed'], /--backoff needs --backoff-delay/],
+  [['queue', 'edit', 'orders', '--unset', 'nothing'], /--unset is 'nothing': it must be one of partitions, /],
+  [['queue', 'edit', 'orders', '--unset', 'delay', '--delay', '1s'], /--delay can't be set and unset/],
   [['send', 'orders'], /missing required argument 'BODY'/],
   [['send', 'orders', 'hello', '--header', 'novalue'], /--header is 'novalue'/],
   [['receive', 'orders', '--max', '-1'], /--max is '-1'/],

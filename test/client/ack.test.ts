@@ -252,9 +252,9 @@ test('a lease can be extended by 1 ms to 12 hours', async (t) => {
 test('what is not built yet is refused', async (t) => {
   const { messages, settle } = await leased(1)
   const message = messages[0]!
-  const calls = [message.deadLetter(), message.ack({ outputs: [] })].map(watch)
+  const withOutputs = watch(message.ack({ outputs: [] }))
   await settle()
-  t.strictSame(calls.map(verdict), Array(2).fill('UNSUPPORTED failed'))
+  t.equal(verdict(withOutputs), 'UNSUPPORTED failed')
   const acked = watch(message.ack())
   await settle()
   t.equal(acked.state, 'resolved', 'and changes nothing')

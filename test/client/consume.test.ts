@@ -330,3 +330,18 @@ test('a batch is acked as a whole; LEASE_LOST of one is told, the others are set
   await world.complete(second.ack())
   t.strictSame(server.heard.slice(1), ['1: settle 0 #1 1:0-2', '1: settle 0 #2 1:3-4'])
 })
+
+test('a batch goes to the dead-letter queue as a whole', async (t) => {
+  const { mq, server, settle, world } = await stage()
+  const loop = mq.consumeBatches('q', { max: 3 })
+  const first = watch(loop.next())
+  await settle()
+  const { id } = server.all('subscribe')[0]!
+  server.line.send({ op: 'push', id, deliveries: [delivery(0, numbers(0, 3))] })
+  await settle()
+  const batch = first.value!.value!
+  await t.rejects(batch.deadLetter('x'.repeat(1025)), { code: 'INVALID_FIELD' })
+  await t.rejects(batch.nack({ delayMs: -1 }), { code: 'INVALID_FIELD' }, 'none of them throws')
+  await world.complete(batch.deadLetter('unreadable'))
+  t.strictSame(server.heard.slice(1), ['1: dead-letter 0 #1 1:0-2 {"delayMs":null,"reason":"unreadable"}'])
+})

@@ -29,6 +29,7 @@ const calls: Record<string, (staged: Leased, limits: Limits) => Promise<unknown>
   send: ({ mq }, limits) => mq.send('q', 'a', limits),
   receive: ({ mq }, limits) => mq.receive('q', limits),
   'message.ack': ({ message }, limits) => message.ack(limits),
+  'message.deadLetter': ({ message }, limits) => message.deadLetter('unreadable', limits),
   'message.extend': ({ message }, limits) => message.extend(1000, limits),
   'ack by receipt': ({ mq, message }, limits) => first(mq.ack('q', [message.receipt], limits)),
   'extend by receipt': ({ mq, message }, limits) =>
@@ -37,6 +38,7 @@ const calls: Record<string, (staged: Leased, limits: Limits) => Promise<unknown>
   deleteQueue: ({ mq }, limits) => mq.deleteQueue('other', limits),
   describeQueue: ({ mq }, limits) => mq.describeQueue('other', limits),
   listQueues: ({ mq }, limits) => mq.listQueues(limits),
+  redrive: ({ mq }, limits) => mq.redrive('other', limits),
 }
 
 /** Of a call that gives an error for each receipt. */
@@ -56,6 +58,7 @@ function silence({ server }: Leased): void {
     deleteQueue: nothing,
     describeQueue: nothing,
     listQueues: nothing,
+    redrive: nothing,
     // A deletion looks the queue's id up first: it is the deletion that has no answer here.
     lookup: (frame, line) => (frame.name === 'other' ? line.answer(frame) : undefined),
   }

@@ -1,4 +1,4 @@
-/** Nacks, releases and delays, as the client says them. */
+/** Nacks, releases, dead letters and delays, as the client says them. */
 import { test } from 'tap'
 import { attributes, readBatch } from '../../src/wire/batch.ts'
 import { delivery, stage, verdict, watch } from './scripted-server.ts'
@@ -52,10 +52,72 @@ test('a nack of neighbours is one range', async (t) => {
 test('a message is settled once, in whatever way', async (t) => {
   const { messages, settles, settle } = await leased(1)
   const message = messages[0]!
-  const calls = [message.nack(), message.ack(), message.release(), message.nack()].map(watch)
+  const calls = [message.nack(), message.ack(), message.release(), message.deadLetter(), message.nack()].map(
+    watch,
+  )
   await settle()
-  t.strictSame(calls.map(verdict), ['resolved', ...Array<string>(3).fill('LEASE_LOST failed')])
+  t.strictSame(calls.map(verdict), ['resolved', ...Array<string>(4).fill('LEASE_LOST failed')])
   t.strictSame(settles(), ['1: 0+1'])
+})
+
+test('dead letters of a turn leave together where they have the same reason', async (t) => {
+  const { messages, settles, settle } = await leased(5)
+  void messages[0]!.deadLetter('no such customer')
+  void messages[1]!.deadLetter()
+  void messages[2]!.nack({ reason: 'no such customer' })
+  void messages[3]!.deadLetter('no such customer')
+  void messages[4]!.deadLetter('')
+  await settle()
+  t.strictSame(settles(), [
+    '3 null no such customer: 0+1 3+1',
+    '3: 1+1',
+    '1 null no such customer: 2+1',
+    '3 null : 4+1',
+  ])
+})
+
+test('the reason of a dead letter is a text of at most 1 KiB', async (t) => {
+  const { messages, settles, settle } = await leased(1)
+  const message = messages[0]!
+  for (const reason of ['x'.repeat(1025), 'ä'.repeat(513), 5 as never, null as never]) {
+    const refusal = { code: 'INVALID_FIELD', outcome: 'failed', details: { field: 'reason' } }
+    await t.rejects(message.deadLetter(reason), refusal)
+  }
+  t.strictSame(settles(), [])
+  const longest = watch(message.deadLetter('ä'.repeat(512)))
+  await settle()
+  t.equal(longest.state, 'resolved')
+})
+
+test('without a dead-letter queue nothing is done, and the message can still be settled', async (t) => {
+  const { messages, server, settle } = await leased(1)
+  const message = messages[0]!
+  server.on.settle = ({ id }, line) => line.refuse(id, 'NO_DEAD_LETTER_QUEUE')
+  const refused = watch(message.deadLetter())
+  await settle()
+  t.equal(verdict(refused), 'NO_DEAD_LETTER_QUEUE failed')
+  delete server.on.settle
+  const acked = watch(message.ack())
+  await settle()
+  t.equal(acked.state, 'resolved')
+})
+
+test('a dead letter whose answer is late: its time, its signal, and the same request again', async (t) => {
+  const { messages, server, settle, world } = await leased(2)
+  server.on.settle = () => undefined
+  const controller = new AbortController()
+  const timed = watch(messages[0]!.deadLetter('late', { timeoutMs: 100 }))
+  const aborted = watch(messages[1]!.deadLetter('late', { signal: controller.signal }))
+  await settle()
+  controller.abort()
+  await settle()
+  t.strictSame([timed, aborted].map(verdict), ['TIMEOUT unknown', 'ABORTED unknown'])
+  delete server.on.settle
+  world.cut('client', 'broker')
+  await settle()
+  const [first, again, ...rest] = server.all('settle')
+  t.strictSame({ ...again, id: 0 }, { ...first, id: 0 })
+  t.strictSame(rest, [])
 })
 
 test('LEASE_LOST of a nack or a release goes to the messages that the answer names', async (t) => {

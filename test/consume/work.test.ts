@@ -1,5 +1,6 @@
 /** Workers: what a handler's end means, and how a worker ends. */
 import { test } from 'tap'
+import type { Message } from '../../src/client/message.ts'
 import type { WorkOptions } from '../../src/client/worker.ts'
 import { delivery, stage as scripted, watch } from '../client/scripted-server.ts'
 import { stage } from './stage.ts'
@@ -64,6 +65,63 @@ test('returning acks, throwing nacks with the reason', async (t) => {
   handler.calls[1]!.resolve()
   await settle()
   t.match(heard().sort().join('\n'), /nack 0 #1 1:0 \{.*"reason":"no stock"\}[^]*settle 0 #2 1:1/)
+})
+
+test('what a handler settles by itself is not acked, nor nacked, when it ends', async (t) => {
+  const { mq, server, settle } = await scripted()
+  mq.on('error', (error) => t.fail(String(error)))
+  const worker = mq.work('q', async (message) => {
+    if (message.text() === '0') await message.deadLetter('unreadable')
+    if (message.text() === '1') void message.deadLetter()
+    if (message.text() === '2') {
+      void message.deadLetter('unreadable')
+      throw new Error('unreadable')
+    }
+  })
+  await settle()
+  server.heard.length = 0
+  const { id } = server.all('subscribe')[0]!
+  server.line.send({ op: 'push', id, deliveries: [delivery(0, numbers(0, 4))] })
+  await settle()
+  t.strictSame(
+    server.heard.filter((line) => !line.includes('credit')),
+    [
+      '1: dead-letter 0 #1 1:0 {"delayMs":null,"reason":"unreadable"}',
+      '1: dead-letter 0 #2 1:1',
+      '1: dead-letter 0 #3 1:2 {"delayMs":null,"reason":"unreadable"}',
+      '1: settle 0 #4 1:3',
+    ],
+  )
+  await worker.close()
+})
+
+test('of a batch, the handler dead-letters some and the others are acked', async (t) => {
+  const { mq, server, settle } = await scripted()
+  const handler = async (messages: Message[]) => messages[1]!.deadLetter()
+  mq.work('q', handler, { batch: 3 })
+  await settle()
+  const { id } = server.all('subscribe')[0]!
+  server.line.send({ op: 'push', id, deliveries: [delivery(0, numbers(0, 3))] })
+  await settle()
+  t.strictSame(
+    server.heard.filter((line) => line.includes('#')),
+    ['1: dead-letter 0 #1 1:1', '1: settle 0 #2 1:0 1:2'],
+  )
+})
+
+test('a handler that may not dead-letter has failed: the message is nacked', async (t) => {
+  const { mq, server, settle } = await scripted()
+  server.on.settle = ({ id, action }, line) =>
+    action === 3 ? line.refuse(id, 'NO_DEAD_LETTER_QUEUE') : line.send({ op: 'settled', id, refused: null })
+  mq.work('q', (message) => message.deadLetter())
+  await settle()
+  const { id } = server.all('subscribe')[0]!
+  server.line.send({ op: 'push', id, deliveries: [delivery(0, ['a'])] })
+  await settle()
+  t.strictSame(
+    server.heard.filter((line) => line.includes('#')),
+    ['1: dead-letter 0 #1 1:0', '1: nack 0 #2 1:0 {"delayMs":null,"reason":"says NO_DEAD_LETTER_QUEUE"}'],
+  )
 })
 
 test('a reason has at most 1 KiB, whole characters', async (t) => {

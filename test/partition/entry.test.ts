@@ -34,6 +34,7 @@ const header: EntryHeader = {
   opening: 42,
   notBeforeMs: 0x1_0000_0003,
   ownDelays: false,
+  isForwarded: false,
 }
 const payload = Buffer.from('three messages')
 const previousChain = Uint8Array.of(1, 2, 3, 4, 5, 6, 7, 8)
@@ -64,6 +65,7 @@ const headers: fc.Arbitrary<EntryHeader> = fc.record({
   opening: offsets,
   notBeforeMs: offsets,
   ownDelays: fc.boolean(),
+  isForwarded: fc.boolean(),
 })
 const payloads = fc.uint8Array({ maxLength: 200 })
 const chains = fc.uint8Array({ minLength: 8, maxLength: 8 })
@@ -103,6 +105,10 @@ void t.test('each kind keeps its number', async (t) => {
     leases: 5,
     evict: 6,
     quarantine: 7,
+    move: 8,
+    forwarded: 9,
+    redirect: 10,
+    forget: 11,
     purge: 16,
   })
 })
@@ -313,16 +319,16 @@ void t.test('a newer version wrote it', async (t) => {
     'format 0',
   )
   t.throws(
-    read((bytes) => (bytes[13] = 8)),
+    read((bytes) => (bytes[13] = 12)),
     newer,
-    'kind 8',
+    'kind 12',
   )
   t.throws(
     read((bytes) => (bytes[13] = 0)),
     newer,
     'kind 0',
   )
-  for (let flag = 1; flag < 16; flag++) {
+  for (let flag = 2; flag < 16; flag++) {
     t.throws(
       read((bytes) => bytes.writeUInt16BE(1 << flag, 14)),
       newer,
@@ -368,6 +374,11 @@ const ranges = fc
 const triples = fc
   .array(fc.tuple(fc.nat(2 ** 40), fc.integer({ min: 1, max: 2 ** 40 }), offsets), { maxLength: 4 })
   .map((list) => list.flat())
+const target = fc.record({
+  queueId: fc.uint8Array({ minLength: 16, maxLength: 16 }).map((id) => Buffer.from(id).toString('hex')),
+  partition: fc.nat(1023),
+})
+const moved = fc.record({ why: fc.nat(2), target, error: fc.option(fc.string()), ranges })
 const bodies: fc.Arbitrary<Exclude<EntryBody, { kind: 'batch' }>> = fc.oneof(
   fc.record({
     kind: fc.constant('settle' as const),
@@ -377,6 +388,7 @@ const bodies: fc.Arbitrary<Exclude<EntryBody, { kind: 'batch' }>> = fc.oneof(
     requestCrc: uint32,
     reason: fc.option(fc.string()),
     notBefore: fc.constant(null),
+    moved: fc.option(moved),
   }),
   fc
     .array(fc.tuple(fc.nat(2 ** 40), fc.integer({ min: 1, max: 2 ** 40 }), offsets), { maxLength: 4 })
@@ -388,8 +400,15 @@ const bodies: fc.Arbitrary<Exclude<EntryBody, { kind: 'batch' }>> = fc.oneof(
       requestCrc: 5,
       reason: 'why',
       notBefore: list.map(([, , ms]) => ms),
+      moved: null,
     })),
-  fc.record({ kind: fc.constant('fail' as const), cause: fc.nat(1), ranges, notBefore: fc.constant(null) }),
+  fc.record({
+    kind: fc.constant('fail' as const),
+    cause: fc.nat(1),
+    ranges,
+    notBefore: fc.constant(null),
+    moved: fc.option(moved),
+  }),
   fc.record({ kind: fc.constant('epochStart' as const), previous: offsets }),
   fc.record({
     kind: fc.constant('leases' as const),
@@ -404,6 +423,20 @@ const bodies: fc.Arbitrary<Exclude<EntryBody, { kind: 'batch' }>> = fc.oneof(
       .map((ids) => ids.map((id) => Buffer.from(id).toString('latin1'))),
   }),
   fc.record({ kind: fc.constant('quarantine' as const), ranges }),
+  fc.record({ kind: fc.constant('purge' as const), ranges }),
+  fc.record({ kind: fc.constant('move' as const), moved }),
+  fc.record({
+    kind: fc.constant('forwarded' as const),
+    target,
+    position: fc.record({ epoch: offsets, offset: offsets, index: uint32 }),
+  }),
+  fc.record({ kind: fc.constant('redirect' as const), from: target, to: fc.option(target) }),
+  fc.record({
+    kind: fc.constant('forget' as const),
+    sources: fc
+      .array(fc.uint8Array({ minLength: 16, maxLength: 16 }), { maxLength: 3 })
+      .map((ids) => ids.map((id) => Buffer.from(id).toString('latin1'))),
+  }),
 )
 
 /** The payload as it would be read back, in an entry that is right. */
@@ -433,6 +466,7 @@ void t.test('bodies keep their layout', async (t) => {
       requestCrc: 0xdeadbeef,
       reason: null,
       notBefore: null,
+      moved: null,
     }),
     '9700920302920501cedeadbeefc0c0c0',
   )
@@ -445,11 +479,12 @@ void t.test('bodies keep their layout', async (t) => {
       requestCrc: 1,
       reason: null,
       notBefore: null,
+      moved: null,
     }),
     '9700920302c001c0c0c0',
   )
-  t.equal(hex({ kind: 'fail', cause: 0, ranges: [3, 2], notBefore: null }), '9400920302c0c0')
-  t.equal(hex({ kind: 'fail', cause: 0, ranges: [3, 2], notBefore: [9] }), '94009203029109c0')
+  t.equal(hex({ kind: 'fail', cause: 0, ranges: [3, 2], notBefore: null, moved: null }), '9500920302c0c0c0')
+  t.equal(hex({ kind: 'fail', cause: 0, ranges: [3, 2], notBefore: [9], moved: null }), '95009203029109c0c0')
   t.equal(hex({ kind: 'epochStart', previous: 6 }), '9106')
   t.equal(
     hex({ kind: 'leases', nextLease: 4, leases: [{ lease: 3, epoch: 6, ranges: [3, 2, 100] }] }),

@@ -8,7 +8,9 @@ import {
   type EntryHeader,
 } from '../../src/partition/entry.ts'
 import { PartitionState } from '../../src/partition/fold.ts'
+import type { Moved, Target } from '../../src/partition/outbox.ts'
 import type { EntryBody, HandedLease, Ranges } from '../../src/partition/payload.ts'
+import type { RangeMap } from '../../src/partition/range-map.ts'
 import { pack, unpack } from '../../src/wire/msgpack.ts'
 
 interface Written {
@@ -31,14 +33,33 @@ interface NaiveProducer {
   }[]
 }
 
+/** Epoch, offset, index. */
+type At = [number, number, number]
+
+interface NaiveOutput {
+  to: number
+  at: At
+  message: number
+  deliveries: number
+  why: number
+}
+
+function isAfter(a: At, b: At): boolean {
+  const i = a.findIndex((n, j) => n !== b[j])
+  return i >= 0 && a[i]! > b[i]!
+}
+
 /** What the log means, one message at a time; and a writer of entries that are valid. */
 class NaiveLog {
   readonly entries: Written[] = []
   /** Each message ever sent → the number of its next delivery, or what became of it. */
-  readonly messages = new Map<number, number | 'settled' | 'quarantined'>()
+  readonly messages = new Map<number, number | 'settled' | 'quarantined' | 'moving'>()
   /** Message → when it is ready, where that lay ahead when it was said. */
   readonly delayed = new Map<number, number>()
   readonly producers = new Map<string, NaiveProducer>()
+  readonly sources = new Map<string, At>()
+  /** In the order of their positions, whatever their target; which one, its partition says. */
+  outputs: NaiveOutput[] = []
   handedOver: { nextLease: number; leases: HandedLease[] } | null = null
   floor = 0
   logEnd = 0
@@ -63,6 +84,7 @@ class NaiveLog {
       opening: 0,
       notBeforeMs: 0,
       ownDelays: false,
+      isForwarded: false,
       ...header,
     }
     this.chain = nextChain(this.chain, full.epoch, full.base, this.entries.length)
@@ -79,7 +101,9 @@ class NaiveLog {
           const [start, count, notBeforeMs] = body.delays!.slice(i) as [number, number, number]
           for (let n = start; n < start + count; n++) this.#delay(n, notBeforeMs)
         }
-        this.#remember(full, full.count, body.payloadCrc, null)
+        if (full.isForwarded) {
+          this.sources.set(full.producerId, [full.opening, full.sequence, full.producerEpoch])
+        } else this.#remember(full, full.count, body.payloadCrc, null)
         break
       case 'settle':
         if (body.action === 1) this.#fail(body.settled, body.notBefore)
@@ -87,10 +111,36 @@ class NaiveLog {
         if (body.action === 0) {
           for (const offset of offsetsOf(body.settled)) this.messages.set(offset, 'settled')
         }
+        if (body.moved !== null) this.#move(body.moved, full)
         this.#remember(full, 0, body.requestCrc, body.refused)
         break
       case 'fail':
         this.#fail(body.ranges, body.notBefore)
+        if (body.moved !== null) this.#move(body.moved, full)
+        break
+      case 'move':
+        this.#move(body.moved, full)
+        break
+      case 'forwarded': {
+        const { epoch, offset, index } = body.position
+        this.#take(({ to, at }) => to === body.target.partition && !isAfter(at, [epoch, offset, index]))
+        break
+      }
+      case 'redirect': {
+        let index = 0
+        for (const output of this.#take(({ to }) => to === body.from.partition)) {
+          if (body.to === null || output.why === 2) {
+            this.messages.set(output.message, output.deliveries + (output.why === 2 ? 0 : 1))
+          } else {
+            const at: At = [full.epoch, full.base, index++]
+            this.messages.set(output.message, 'moving')
+            this.outputs.push({ ...output, to: body.to.partition, at })
+          }
+        }
+        break
+      }
+      case 'forget':
+        for (const id of body.sources) this.sources.delete(id)
         break
       case 'epochStart':
         this.epoch = full.epoch
@@ -114,9 +164,29 @@ class NaiveLog {
         for (const offset of offsetsOf(body.ranges)) {
           this.messages.set(offset, 'quarantined')
           this.delayed.delete(offset)
+          this.outputs = this.outputs.filter(({ message }) => message !== offset)
         }
         break
     }
+  }
+
+  #move({ why, target, ranges }: Moved, { epoch, base }: EntryHeader): void {
+    let index = 0
+    for (const message of offsetsOf(ranges)) {
+      const deliveries = this.messages.get(message)
+      if (typeof deliveries !== 'number') continue
+      this.messages.set(message, 'moving')
+      this.delayed.delete(message)
+      this.outputs.push({ to: target.partition, at: [epoch, base, index++], message, deliveries, why })
+    }
+  }
+
+  /** Outputs that are done, or no longer what they were. */
+  #take(which: (output: NaiveOutput) => boolean): NaiveOutput[] {
+    const taken = this.outputs.filter(which)
+    this.outputs = this.outputs.filter((output) => !which(output))
+    for (const { message } of taken) this.messages.set(message, 'settled')
+    return taken
   }
 
   #fail(ranges: Ranges, notBefore: number[] | null): void {
@@ -153,7 +223,7 @@ class NaiveLog {
       [...this.messages].filter(([, state]) => wanted(state))
     return {
       logEnd: this.logEnd,
-      logStart: this.live[0] ?? this.logEnd,
+      logStart: offsetsIn((state) => typeof state === 'number' || state === 'moving')[0]?.[0] ?? this.logEnd,
       epoch: this.epoch,
       timeMs: this.timeMs,
       chain: Buffer.from(this.chain).toString('hex'),
@@ -163,6 +233,15 @@ class NaiveLog {
       floor: this.floor,
       producers: [...this.producers].sort(([a], [b]) => (a < b ? -1 : 1)),
       handedOver: this.handedOver,
+      sources: [...this.sources].sort(([a], [b]) => (a < b ? -1 : 1)),
+      moving: offsetsIn((state) => state === 'moving').map(([offset]) => offset),
+      outputs: this.outputs.map(({ to, at, message, deliveries, why }) => [
+        to,
+        ...at,
+        message,
+        deliveries,
+        why,
+      ]),
     }
   }
 }
@@ -192,7 +271,36 @@ function describe(state: PartitionState): object {
     floor: state.floor,
     producers: [...state.producers].sort(([a], [b]) => (a < b ? -1 : 1)),
     handedOver: state.handedOver,
+    sources: [...state.sources]
+      .map(([id, { epoch, offset, index }]) => [id, [epoch, offset, index]] as const)
+      .sort(([a], [b]) => (a < b ? -1 : 1)),
+    moving: offsetsWith(state.outbox.moving),
+    outputs: outputsOf(state),
   }
+}
+
+function offsetsWith(map: RangeMap): number[] {
+  const offsets: number[] = []
+  map.forEachIn(0, 1e6, (start, end) => {
+    for (let offset = start; offset < end; offset++) offsets.push(offset)
+  })
+  return offsets
+}
+
+/** One line for each output, in the order of their positions. */
+function outputsOf({ outbox }: PartitionState): number[][] {
+  const outputs: number[][] = []
+  for (const { target, pending } of outbox.destinations.values()) {
+    for (const { epoch, offset, why, ranges } of pending) {
+      for (let i = 0; i < ranges.length; i += 4) {
+        for (let j = 0; j < ranges[i + 1]!; j++) {
+          const index = ranges[i + 3]! + j
+          outputs.push([target.partition, epoch, offset, index, ranges[i]! + j, ranges[i + 2]!, why])
+        }
+      }
+    }
+  }
+  return outputs.sort((a, b) => a[1]! - b[1]! || a[2]! - b[2]! || a[3]! - b[3]!)
 }
 
 function offsetsOf(ranges: Ranges): number[] {
@@ -222,12 +330,27 @@ const producerIds = ['a', 'b', 'c'].map((letter) => letter.repeat(16))
 
 interface Action {
   what:
-    'batch' | 'settle' | 'fail' | 'restart' | 'handOver' | 'evict' | 'quarantine' | 'purge' | 'newInstance'
+    | 'batch'
+    | 'settle'
+    | 'fail'
+    | 'restart'
+    | 'handOver'
+    | 'evict'
+    | 'quarantine'
+    | 'purge'
+    | 'newInstance'
+    | 'move'
+    | 'forwarded'
+    | 'redirect'
+    | 'accept'
+    | 'forget'
   /** Which of what there is to choose from: bit i for the i-th, going round. */
   which: number
   size: number
   laterMs: number
 }
+
+const targets: Target[] = [1, 2].map((partition) => ({ queueId: 'ab'.repeat(16), partition }))
 
 const action: fc.Arbitrary<Action> = fc.record({
   what: fc.oneof(
@@ -235,6 +358,11 @@ const action: fc.Arbitrary<Action> = fc.record({
     { weight: 6, arbitrary: fc.constantFrom('settle' as const, 'fail' as const) },
     { weight: 3, arbitrary: fc.constantFrom('restart' as const, 'handOver' as const, 'quarantine' as const) },
     { weight: 2, arbitrary: fc.constantFrom('evict' as const, 'newInstance' as const, 'purge' as const) },
+    { weight: 4, arbitrary: fc.constantFrom('move' as const, 'forwarded' as const) },
+    {
+      weight: 2,
+      arbitrary: fc.constantFrom('redirect' as const, 'accept' as const, 'forget' as const),
+    },
   ),
   which: fc.nat(0xffff),
   size: fc.integer({ min: 1, max: 5 }),
@@ -255,6 +383,10 @@ function written(actions: Action[]): NaiveLog {
     const from = { producerId, producerEpoch, sequence, opening: log.logEnd }
     const timeMs = log.timeMs + laterMs
     const crc = step * 7
+    // Others than those that the entry is about: messages that leave are not among the settled.
+    const others = rangesOf(log.live.filter((offset) => !chosen.includes(offset)).slice(0, size))
+    const moving = (why: number): Moved | null =>
+      which % 3 === 0 ? null : { why, target: targets[which % targets.length]!, error: null, ranges: others }
     const notBefore =
       which % 4 === 0 ? null : ranges.filter((_, i) => i % 2 === 0).map((n) => timeMs + (n % 3) * 2)
     switch (what) {
@@ -279,12 +411,44 @@ function written(actions: Action[]): NaiveLog {
             requestCrc: crc,
             reason: null,
             notBefore: which % 3 === 1 ? notBefore : null,
+            moved: moving(which % 2),
           },
           { ...from, timeMs },
         )
       }
       case 'fail':
-        return log.write({ kind: 'fail', cause: 0, ranges, notBefore }, { timeMs })
+        return log.write({ kind: 'fail', cause: 0, ranges, notBefore, moved: moving(0) }, { timeMs })
+      case 'move': {
+        const target = targets[which % targets.length]!
+        return log.write({ kind: 'move', moved: { why: 2, target, error: null, ranges } }, { timeMs })
+      }
+      case 'forwarded': {
+        const { partition } = targets[which % targets.length]!
+        const theirs = log.outputs.filter(({ to }) => to === partition)
+        const last = theirs[which % (theirs.length + 1)]
+        if (last === undefined) return
+        const [epoch, offset, index] = last.at
+        const position = { epoch, offset, index }
+        return log.write(
+          { kind: 'forwarded', target: targets[which % targets.length]!, position },
+          { timeMs },
+        )
+      }
+      case 'redirect': {
+        const from = targets[which % targets.length]!
+        const to = size > 3 ? null : targets[(which + 1) % targets.length]!
+        return log.write({ kind: 'redirect', from, to }, { timeMs })
+      }
+      case 'accept': {
+        const { opening, sequence: offset, producerEpoch: index } = { ...from, producerEpoch: size }
+        const isForwarded = true
+        return log.write(
+          { kind: 'batch', payloadCrc: crc, delays: null },
+          { producerId, opening, sequence: offset, producerEpoch: index, isForwarded, count: size, timeMs },
+        )
+      }
+      case 'forget':
+        return log.write({ kind: 'forget', sources: [producerId] }, { timeMs })
       case 'restart':
         return log.write({ kind: 'epochStart', previous: log.epoch }, { epoch: log.epoch + size, timeMs })
       case 'handOver': {
@@ -300,8 +464,12 @@ function written(actions: Action[]): NaiveLog {
       case 'evict':
         return log.write({ kind: 'evict', floor: log.logEnd - size, producers: [producerId] }, { timeMs })
       case 'purge':
-      case 'quarantine':
         return log.write({ kind: what, ranges }, { timeMs })
+      case 'quarantine': {
+        const moving = log.outputs.filter((_, i) => ((which >> (i % 16)) & 1) === 1)
+        const all = [...chosen, ...moving.map(({ message }) => message)].sort((a, b) => a - b)
+        return log.write({ kind: what, ranges: rangesOf(all) }, { timeMs })
+      }
     }
   })
   return log
@@ -328,6 +496,7 @@ void t.test('agrees with a map of messages', async (t) => {
         state.live.checkInvariants()
         state.quarantined.checkInvariants()
         state.delayed.checkInvariants()
+        state.outbox.checkInvariants()
         if (JSON.stringify(describe(state)) !== JSON.stringify(log.describe())) {
           throw new Error(`${JSON.stringify(describe(state))}\nwanted ${JSON.stringify(log.describe())}`)
         }
@@ -386,7 +555,7 @@ void t.test('a checkpoint', async (t) => {
 
   await t.test('keeps its layout', async (t) => {
     t.matchOnly(unpack(fold(log.entries).encode('00000001')), [
-      2,
+      3,
       '00000001',
       4,
       1,
@@ -398,6 +567,8 @@ void t.test('a checkpoint', async (t) => {
       0,
       [[Buffer.from(producerIds[0]!), 0, 0, 100, [[1, 1, 1, 3, 1]]]],
       null,
+      [],
+      [],
     ])
   })
 
@@ -428,7 +599,7 @@ void t.test('a checkpoint', async (t) => {
   })
 
   await t.test('of a newer version is not taken for rot', async (t) => {
-    t.throws(() => PartitionState.decode(pack([3, 'something else'])), { code: 'NEWER_DATA_FORMAT' })
+    t.throws(() => PartitionState.decode(pack([4, 'something else'])), { code: 'NEWER_DATA_FORMAT' })
   })
 })
 
@@ -449,6 +620,7 @@ void t.test('the log starts where the lowest unsettled message is', async (t) =>
       requestCrc: 0,
       reason: null,
       notBefore: null,
+      moved: null,
     },
     { sequence: 2 },
   )
@@ -467,6 +639,7 @@ void t.test('a settle takes a range across batches', async (t) => {
       requestCrc: 0,
       reason: null,
       notBefore: null,
+      moved: null,
     },
     { sequence: 2 },
   )
@@ -475,7 +648,7 @@ void t.test('a settle takes a range across batches', async (t) => {
 
 void t.test('what entries other than batches take of the offsets is never live', async (t) => {
   const log = logOf(1)
-  log.write({ kind: 'fail', cause: 0, ranges: [0, 10], notBefore: null })
+  log.write({ kind: 'fail', cause: 0, ranges: [0, 10], notBefore: null, moved: null })
   t.strictSame(fold(log.entries).live.toArray(), [1, 2, 2])
 })
 
@@ -490,6 +663,7 @@ function ackFirst(log: NaiveLog): void {
       requestCrc: 0,
       reason: null,
       notBefore: null,
+      moved: null,
     },
     { sequence: 2 },
   )
@@ -498,7 +672,7 @@ function ackFirst(log: NaiveLog): void {
 void t.test('a failed delivery of what was settled counts for nothing', async (t) => {
   const log = logOf(2)
   ackFirst(log)
-  log.write({ kind: 'fail', cause: 0, ranges: [1, 2], notBefore: null })
+  log.write({ kind: 'fail', cause: 0, ranges: [1, 2], notBefore: null, moved: null })
   t.strictSame(fold(log.entries).live.toArray(), [2, 3, 2])
 })
 
@@ -513,7 +687,7 @@ void t.test('a quarantined message', async (t) => {
     t.equal(fold(log.entries).quarantined.size, 1)
   })
   await t.test('stays, whatever fails or restarts after it', async (t) => {
-    log.write({ kind: 'fail', cause: 0, ranges: [1, 3], notBefore: null })
+    log.write({ kind: 'fail', cause: 0, ranges: [1, 3], notBefore: null, moved: null })
     log.write({ kind: 'epochStart', previous: 1 }, { epoch: 2 })
     t.equal(fold(log.entries).quarantined.has(2), true)
   })
@@ -559,6 +733,7 @@ void t.test('a producer', async (t) => {
         requestCrc: 5,
         reason: null,
         notBefore: null,
+        moved: null,
       },
       { producerId: id, sequence: 2 },
     )

@@ -44,6 +44,7 @@ export class Bench implements LeaderSink<string> {
   answers: string[] = []
   errors = new Map<string, MqError>()
   readyCalls = 0
+  outputsCalls = 0
   readonly #options: LeaderOptions
 
   constructor(options: Partial<LeaderOptions> = {}) {
@@ -192,6 +193,10 @@ export class Bench implements LeaderSink<string> {
   ready(): void {
     this.readyCalls++
   }
+
+  outputs(): void {
+    this.outputsCalls++
+  }
 }
 
 export function producer(name: string): string {
@@ -209,6 +214,10 @@ export function told(reply: Reply): string {
         .map((n, i) => (i % 2 === 0 ? `${n}+` : `${n} `))
         .join('')
         .trim()}`
+    }
+    case 'forwarded': {
+      const { epoch, offset, index } = reply.position
+      return `forwarded ${epoch}-${offset}.${index}`
     }
     case 'refused':
       return reply.error.code

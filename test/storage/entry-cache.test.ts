@@ -30,6 +30,7 @@ function entry(base: number, count: number, bytes = 1000, kind: EntryKind = 'bat
     opening: 0,
     notBeforeMs: 0,
     ownDelays: false,
+    isForwarded: false,
   }
   return encodeEntry(orders, header, payload, crc32(payload), chainStart, headroom)
 }

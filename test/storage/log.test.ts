@@ -126,6 +126,7 @@ class Writer {
       requestCrc: 0,
       reason: null,
       notBefore: null,
+      moved: null,
     }
     this.write(body, encodeBody(body), 1, this.state.epoch)
   }
@@ -146,6 +147,7 @@ class Writer {
       opening: 0,
       notBeforeMs: 0,
       ownDelays: false,
+      isForwarded: false,
     }
     const bytes = body.kind === 'batch' || payload.length > 0 ? payload : encodeBody(body)
     const entry = encodeEntry(this.#name, header, bytes, crc32(bytes), state.chain)

@@ -1,0 +1,53 @@
+/** What other nodes ask of this one: so far, to take what their outboxes forward. */
+import { invariant, MqError } from '../errors.ts'
+import { comparePositions } from '../partition/outbox.ts'
+import type { Queue } from './queue.ts'
+import { decodeForward, encodeForwardAnswer } from '../wire/peer.ts'
+import { checkedBatch } from './checked-batch.ts'
+import type { RunningBroker } from './broker.ts'
+import type { Partition } from './partition.ts'
+
+/** Columns that a forwarded batch may have: others mean something to one queue only, and became headers. */
+const forwardedAttributes: ReadonlySet<string> = new Set(['headers'])
+
+/**
+ * Takes a FORWARD; its answer comes once all that it rests on is on disk.
+ * @throws MqError the frame can't be read
+ */
+export function answerForward(broker: RunningBroker, frame: Uint8Array): Promise<Uint8Array> {
+  const request = decodeForward(frame)
+  const { id } = request
+  return new Promise((resolve) => {
+    const refuse = (error: MqError): void => resolve(encodeForwardAnswer({ id, error }))
+    try {
+      const { batch, count, crc, source, previous, position } = request
+      const partition = partitionOf(broker, request.queueId, request.partition)
+      checkedBatch(batch, count, crc, forwardedAttributes)
+      if (comparePositions(previous, position) >= 0) {
+        throw new MqError('INVALID_FIELD', 'position must come after previous')
+      }
+      if (broker.log.isFull) throw new MqError('DISK_FULL', 'the disk of the broker is full')
+      partition.leader.accept(
+        {
+          answer(reply) {
+            if (reply.kind === 'refused') return refuse(reply.error)
+            invariant(reply.kind === 'forwarded', 'a forward is answered as a forward')
+            resolve(encodeForwardAnswer({ id, position: reply.position }))
+          },
+        },
+        // The frame may be delivered again: what is before the batch in it is not to be overwritten.
+        { source, previous, position, count, crc, batch, headroom: 0 },
+        partition.now(),
+      )
+    } catch (error) {
+      if (!(error instanceof MqError)) throw error
+      refuse(error)
+    }
+  })
+}
+
+function partitionOf(broker: RunningBroker, queueId: string, id: number): Partition {
+  if (!broker.serving) throw new MqError('STOPPING', 'the broker is stopping')
+  const queue: Queue = broker.queueOfId(queueId)
+  return queue.partition(id)
+}

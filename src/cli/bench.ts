@@ -1,0 +1,270 @@
+/**
+ * `mq-broker bench`: how fast a running broker is, with nothing but the client that everybody has. Every message
+ * carries a number, so that what is lost or comes twice is seen.
+ */
+import { createHistogram } from 'node:perf_hooks'
+import type { Command } from 'commander'
+import { MqError } from '../errors.ts'
+import type { MqClient } from '../index.ts'
+import { systemClock as clock, systemRandom } from '../system.ts'
+import { limits } from '../types.ts'
+import { type ConnectionOptions, openClient, withClient, withServer } from './connection.ts'
+import { count, flagOption, type OutputOptions, size, withJson } from './options.ts'
+import { print, printJson, printTable } from './output.ts'
+
+/** What is asked of the broker. */
+interface Load {
+  readonly seconds: number
+  readonly size: number
+  readonly producers: number
+  readonly consumers: number
+  readonly batch: number
+  readonly unconfirmed: number
+}
+
+type Options = ConnectionOptions & OutputOptions & Load
+
+export function define(bench: Command): void {
+  withJson(withServer(bench))
+    .addOption(flagOption('--seconds', count, 'how long to send, 1 to 3,600').default(5))
+    .addOption(flagOption('--size', size, 'bytes of each body, 8 to 16MiB').default(100))
+    .addOption(flagOption('--producers', count, 'connections that send, 1 to 64').default(1))
+    .addOption(flagOption('--consumers', count, 'connections that receive and ack, 1 to 64').default(1))
+    .addOption(flagOption('--batch', count, 'messages that are sent together, 1 to 10,000').default(1))
+    .addOption(
+      flagOption('--unconfirmed', count, 'messages that a producer sends ahead of their confirms').default(
+        1000,
+      ),
+    )
+    .addHelpText(
+      'after',
+      '\nMakes a queue bench-…, sends into it and receives from it at once, and removes it. An interrupt ends the\n' +
+        'sending early, a second one all. Prints what was confirmed and what was received in a second, and how long\n' +
+        'confirms took; with --unconfirmed 1 that is the time of one send by itself. Exits with 1 when a message was lost\n' +
+        'or came twice. All clients run in one process, on one core: a broker may be faster than that.',
+    )
+    .action((options: Options) => run(options))
+}
+
+async function run(options: Options): Promise<void> {
+  const load = checkLoad(options)
+  const queue = `bench-${Buffer.from(systemRandom.bytes(6)).toString('hex')}`
+  const bench = new Bench(load)
+  const interrupt = (): void => bench.interrupt()
+  const signals = ['SIGINT', 'SIGTERM'] as const
+  for (const signal of signals) process.on(signal, interrupt)
+  try {
+    await withClient(options, async (client) => {
+      await client.createQueue(queue, { maxMessageBytes: Math.max(load.size, 1 << 20) })
+      try {
+        await bench.run(queue, () => openClient(options))
+      } finally {
+        await client.deleteQueue(queue, { timeoutMs: 5000 })
+      }
+    })
+  } finally {
+    for (const signal of signals) process.off(signal, interrupt)
+  }
+  const result = bench.result()
+  if (options.json) await printJson({ ...load, ...result })
+  else await printResult(result)
+  const { lost, duplicates } = result
+  if (lost + duplicates === 0) return
+  throw new MqError('INTERNAL', `${lost} messages were lost, ${duplicates} came twice`)
+}
+
+/** What a producer has under way at most, beside one batch. */
+const unconfirmedBytesMax = 64 << 20
+
+/** @throws MqError INVALID_OPTION */
+function checkLoad({ seconds, size, producers, consumers, batch, unconfirmed }: Options): Load {
+  const check = (flag: string, value: number, min: number, max: number): void => {
+    if (value >= min && value <= max) return
+    const range = `${min.toLocaleString('en')} to ${max.toLocaleString('en')}`
+    throw new MqError('INVALID_OPTION', `--${flag} is ${value}: it must be ${range}`)
+  }
+  check('seconds', seconds, 1, 3600)
+  check('size', size, numberBytes, limits.messageBytesMax)
+  check('producers', producers, 1, 64)
+  check('consumers', consumers, 1, 64)
+  check('batch', batch, 1, Math.min(limits.batchMessagesMax, Math.floor(unconfirmedBytesMax / size)))
+  check('unconfirmed', unconfirmed, 1, 100_000)
+  const fits = Math.max(batch, Math.min(unconfirmed, Math.floor(unconfirmedBytesMax / size)))
+  return { seconds, size, producers, consumers, batch, unconfirmed: fits }
+}
+
+interface Flow {
+  readonly messages: number
+  readonly perSecond: number
+}
+
+interface Result {
+  readonly sent: Flow
+  readonly received: Flow
+  /** Milliseconds from a send to its confirm. */
+  readonly confirmMs: { readonly p50: number; readonly p99: number }
+  readonly lost: number
+  readonly duplicates: number
+}
+
+async function printResult({ sent, received, confirmMs, lost, duplicates }: Result): Promise<void> {
+  const rows = Object.entries({ sent, received }).map(([name, { messages, perSecond }]) => [
+    name,
+    messages,
+    perSecond,
+  ])
+  await printTable(['', 'MESSAGES', 'PER SECOND'], rows)
+  await print(
+    `confirmed within ${confirmMs.p50} ms (p50), ${confirmMs.p99} ms (p99)\nlost ${lost}, duplicates ${duplicates}\n`,
+  )
+}
+
+/** Of each body, for its number. */
+const numberBytes = 8
+/** Nothing has come for so long: what is missing then is lost. */
+const quietMs = 10_000
+
+class Bench {
+  readonly #load: Load
+  readonly #confirmUs = createHistogram()
+  readonly #seen = new Numbers()
+  #isSending = true
+  /** Of the next message. */
+  #number = 0
+  #confirmed = 0
+  /** Monotonic times: the beginning, the last confirm, the last message. */
+  #begunMs = 0
+  #confirmedMs = 0
+  #receivedMs = 0
+  /** Ends the whole before its time. */
+  readonly #failed: Promise<never>
+  #fail: (error: unknown) => void = () => {}
+
+  constructor(load: Load) {
+    this.#load = load
+    this.#failed = new Promise((_, reject) => (this.#fail = reject))
+    // It may come before anybody waits for it.
+    this.#failed.catch(() => {})
+  }
+
+  /** Ends the sending; a second time, all. */
+  interrupt(): void {
+    if (!this.#isSending) this.#fail(new MqError('ABORTED', 'the bench was interrupted'))
+    this.#isSending = false
+  }
+
+  async run(queue: string, open: () => Promise<MqClient>): Promise<void> {
+    const { seconds, producers, consumers } = this.#load
+    const clients: MqClient[] = []
+    try {
+      while (clients.length < producers + consumers) clients.push(await open())
+      for (const client of clients.slice(producers)) {
+        this.#consume(client, queue).catch((error: unknown) => this.#fail(error))
+      }
+      this.#begunMs = this.#confirmedMs = this.#receivedMs = clock.monotonicMs()
+      const timer = clock.after(seconds * 1000, () => (this.#isSending = false))
+      const sending = Promise.all(clients.slice(0, producers).map((client) => this.#produce(client, queue)))
+      await Promise.race([sending.finally(() => timer.cancel()), this.#failed])
+      await Promise.race([this.#allReceived(), this.#failed])
+    } finally {
+      this.#isSending = false
+      await Promise.all(clients.map((client) => client.close()))
+    }
+  }
+
+  result(): Result {
+    const flow = (messages: number, untilMs: number): Flow => ({
+      messages,
+      perSecond: messages === 0 ? 0 : Math.round((messages * 1000) / (untilMs - this.#begunMs)),
+    })
+    const ms = (percentile: number): number => this.#confirmUs.percentile(percentile) / 1000
+    return {
+      sent: flow(this.#confirmed, this.#confirmedMs),
+      received: flow(this.#seen.count, this.#receivedMs),
+      confirmMs: { p50: ms(50), p99: ms(99) },
+      lost: this.#confirmed - this.#seen.count,
+      duplicates: this.#seen.duplicates,
+    }
+  }
+
+  async #produce(client: MqClient, queue: string): Promise<void> {
+    const { batch, unconfirmed } = this.#load
+    const send = async (): Promise<void> => {
+      while (this.#isSending) {
+        const begunMs = clock.monotonicMs()
+        if (batch === 1) await client.send(queue, this.#nextBody())
+        else
+          await sendAll(
+            client,
+            queue,
+            Array.from({ length: batch }, () => this.#nextBody()),
+          )
+        this.#confirmedMs = clock.monotonicMs()
+        this.#confirmUs.record(Math.max(1, Math.round((this.#confirmedMs - begunMs) * 1000)))
+        this.#confirmed += batch
+      }
+    }
+    await Promise.all(Array.from({ length: Math.floor(unconfirmed / batch) }, send))
+  }
+
+  #nextBody(): Uint8Array {
+    const body = Buffer.alloc(this.#load.size)
+    body.writeDoubleBE(this.#number++)
+    return body
+  }
+
+  async #consume(client: MqClient, queue: string): Promise<void> {
+    for await (const batch of client.consumeBatches(queue, { max: 1000 })) {
+      this.#receivedMs = clock.monotonicMs()
+      for (const { body } of batch.messages) {
+        this.#seen.add(Buffer.from(body.buffer, body.byteOffset, body.length).readDoubleBE())
+      }
+      await batch.ack().catch((error: unknown) => {
+        // Delivered again, then, and counted.
+        if (!(error instanceof MqError) || error.code !== 'LEASE_LOST') throw error
+      })
+    }
+  }
+
+  /** Resolves once everything is there, or nothing comes any more. */
+  async #allReceived(): Promise<void> {
+    while (this.#seen.count < this.#confirmed) {
+      const idleMs = clock.monotonicMs() - Math.max(this.#receivedMs, this.#confirmedMs)
+      if (idleMs >= quietMs) return
+      await new Promise<void>((resolve) => clock.after(checkMs, resolve))
+    }
+  }
+}
+
+const checkMs = 20
+
+/** @throws MqError the first refusal */
+async function sendAll(client: MqClient, queue: string, bodies: readonly Uint8Array[]): Promise<void> {
+  const results = await client.sendBatch(
+    queue,
+    bodies.map((body) => ({ body })),
+  )
+  for (const result of results) if (result instanceof MqError) throw result
+}
+
+/** Which numbers were seen: a bit for each, so that an hour's messages fit. */
+class Numbers {
+  count = 0
+  duplicates = 0
+  #bits = new Uint8Array(1 << 16)
+
+  add(number: number): void {
+    const at = Math.floor(number / 8)
+    const bit = 1 << (number % 8)
+    if (at >= this.#bits.length) {
+      const bits = new Uint8Array(2 * at)
+      bits.set(this.#bits)
+      this.#bits = bits
+    }
+    if ((this.#bits[at]! & bit) !== 0) this.duplicates++
+    else {
+      this.#bits[at]! |= bit
+      this.count++
+    }
+  }
+}

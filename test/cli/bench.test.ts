@@ -1,0 +1,58 @@
+/** The bench does what it says, and leaves nothing behind. */
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import t, { type Test } from 'tap'
+import { assertOneLine, run, runOn, startBroker } from './process.ts'
+
+const broker = (t: Test) => startBroker(t, join(t.testdir(), 'data'))
+
+t.test('a short run: all that was sent is received once, and the queue is gone', async (t) => {
+  const there = await broker(t)
+  for (const more of [[], ['--batch', '10', '--producers', '2', '--consumers', '2', '--size', '8']]) {
+    const { code, stdout, stderr } = await there.run(['bench', '--seconds', '1', '--json', ...more])
+    t.equal(stderr, '')
+    t.equal(code, 0)
+    const { sent, received, confirmMs, lost, duplicates } = JSON.parse(stdout)
+    t.ok(sent.messages > 0 && sent.perSecond > 0)
+    t.equal(received.messages, sent.messages)
+    t.ok(confirmMs.p50 > 0 && confirmMs.p99 >= confirmMs.p50)
+    t.strictSame({ lost, duplicates }, { lost: 0, duplicates: 0 })
+  }
+  t.equal((await there.run(['queue', 'ls', '--json'])).stdout, '[]\n')
+})
+
+t.test('an interrupt ends it early, with its figures, and the queue is gone', async (t) => {
+  const there = await broker(t)
+  const child = runOn(t, ['bench', '--seconds', '3600', '--server', there.listen])
+  const stdout = text(child.stdout)
+  const ended = once(child, 'close')
+  const queues = async () => (await there.run(['queue', 'ls'])).stdout
+  while (!/^bench-[0-9a-f]{12} /m.test(await queues()));
+  child.kill('SIGINT')
+  t.strictSame(await ended, [0, null])
+  t.match(
+    await stdout,
+    /^ +MESSAGES +PER SECOND\nsent .*\nreceived .*\nconfirmed within .*\nlost 0, duplicates 0\n$/,
+  )
+  t.notMatch(await queues(), 'bench-')
+})
+
+t.test('what cannot be meant is wrong usage', async (t) => {
+  for (const [flag, value, says] of [
+    ['--seconds', '0', /--seconds is 0: it must be 1 to 3,600/],
+    ['--size', '7', /--size is 7: it must be 8 to 16,777,216/],
+    ['--batch', '10001', /--batch is 10001: it must be 1 to 10,000/],
+    ['--producers', '65', /--producers is 65: it must be 1 to 64/],
+  ] as const) {
+    const { code, stderr } = await run(['bench', flag, value])
+    t.equal(code, 2)
+    assertOneLine(t, stderr, says)
+  }
+})
+
+t.test('without a broker it fails, and says where it looked', async (t) => {
+  const { code, stderr } = await run(['bench', '--seconds', '1', '--server', '127.0.0.1:1'])
+  t.equal(code, 1)
+  assertOneLine(t, stderr, /127\.0\.0\.1:1/)
+})
