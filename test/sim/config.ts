@@ -8,9 +8,6 @@ import type { LogOptions } from '../../src/storage/log.ts'
 import type { QueueOptions } from '../../src/types.ts'
 import type { LinkFaults } from './link.ts'
 
-/** Whether queues have limits of deliveries and dead-letter queues, and clients dead-letter and redrive. */
-const deadLetters = false
-
 /** What the driver does to processes, network and disk, beside the chances in `FaultOptions`. */
 export const chaosActions = [
   'crashBroker',
@@ -215,7 +212,7 @@ function chooseDeadLetters(random: SeededRandom, plain: readonly QueueConfig[]):
     delayChance: random.chance(0.5) ? random.unit() * 0.5 : 0,
     delayMsMax: random.pick([50, 2000, 20_000]),
   }
-  if (!deadLetters || random.chance(0.3)) {
+  if (random.chance(0.3)) {
     return { queues: plain, deadLetterQueues: [], link, deadLetterWeight: 0, redriveWeight: 0 }
   }
   const deadLetterQueues = new Map<string, QueueConfig>()

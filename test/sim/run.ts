@@ -5,7 +5,6 @@
 import { startBroker, type Broker } from '../../src/broker/broker.ts'
 import { MqError } from '../../src/errors.ts'
 import type { PartitionState } from '../../src/partition/fold.ts'
-import type { RangeMap } from '../../src/partition/range-map.ts'
 import type { SeededRandom } from '../../src/sim/random.ts'
 import { SimStore } from '../../src/sim/store.ts'
 import { SimWorld, type SimProcess } from '../../src/sim/world.ts'
@@ -470,8 +469,8 @@ class Simulation {
 }
 
 /** Nothing is left of it, nor on its way to another queue. */
-function isEmpty(state: PartitionState & { readonly outbox?: { readonly moving: RangeMap } }): boolean {
-  return state.live.isEmpty && state.outbox?.moving.isEmpty !== false
+function isEmpty({ live, outbox }: PartitionState): boolean {
+  return live.isEmpty && outbox.moving.isEmpty
 }
 
 /** The broker's default. */

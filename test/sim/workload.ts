@@ -651,8 +651,7 @@ export class Client {
     const operation = history.begin(this.name, `deadLetter ${message.id} ${reason ?? ''}`)
     shadow.deadLetterBegan(message.receipt, reason)
     try {
-      const given: GivenUp = message
-      await given.deadLetter(reason, limits)
+      await message.deadLetter(reason, limits)
       history.end(operation, 'ok', '', '')
       shadow.deadLetterEnded(message.receipt, 'ok', '')
     } catch (error) {
@@ -673,7 +672,7 @@ export class Client {
     const operation = history.begin(this.name, what)
     if (!dryRun) shadow.admin.redriveBegan(from, to ?? null)
     try {
-      const done: Redriven = await mq.redrive(from, { to, max, dryRun, ...this.#limits() })
+      const done = await mq.redrive(from, { to, max, dryRun, ...this.#limits() })
       const { messages, skipped, targets } = done
       history.end(operation, 'ok', '', `${messages} ${skipped} ${JSON.stringify(targets)}`)
       const sum = Object.values(targets).reduce((a, b) => a + b, 0)
@@ -766,18 +765,6 @@ export class Client {
       shadow.extendEnded(message.receipt, operation.beginMs, extendMs, outcome, code)
     }
   }
-}
-
-/** What a client can do to a message, whichever version of it. */
-interface GivenUp {
-  deadLetter(reason?: string, limits?: { timeoutMs?: number; signal?: AbortSignal }): Promise<void>
-}
-
-/** What a redrive says that it did. */
-interface Redriven {
-  readonly messages: number
-  readonly skipped: number
-  readonly targets: Readonly<Record<string, number>>
 }
 
 function allQueues({ queues, deadLetterQueues }: SimConfig): readonly QueueConfig[] {
