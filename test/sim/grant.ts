@@ -13,6 +13,8 @@ export interface Grant {
   goodUntilMs: number
   /** An extension of it may or may not have happened, or may yet happen. */
   extendDoubt: boolean
+  /** A loop or a worker may renew it by so much at any time, whatever it was extended by; Infinity: nobody does. */
+  readonly renewalMs: number
   /** Extensions on their way. */
   extends: number
   /** Acks, nacks, releases and dead-letters of this very lease that have begun. */

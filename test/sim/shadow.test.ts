@@ -58,6 +58,7 @@ class Story {
       receipt,
       receiveBeganMs: beganMs,
       visibilityTimeoutMs: undefined,
+      isRenewed: false,
       crashesBefore: this.shadow.crashes,
     }
     this.shadow.delivered(delivered)

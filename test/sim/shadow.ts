@@ -62,6 +62,8 @@ export interface Delivered {
   readonly receiveBeganMs: number
   /** Undefined: the queue's. */
   readonly visibilityTimeoutMs: number | undefined
+  /** By a loop or a worker, which renews its lease. */
+  readonly isRenewed: boolean
   /** Unplanned ends of the broker when the receive began. */
   readonly crashesBefore: number
 }
@@ -157,6 +159,7 @@ export class Shadow {
       throw new Violation('', `the receipt of ${id} names another message`)
     }
     if (this.#byReceipt.has(delivery.receipt)) throw new Violation('15', `one lease delivered ${id} twice`)
+    const visibilityMs = this.#leastVisibilityMs(delivery)
     const grant: Grant = {
       epoch: receipt.leaseEpoch,
       lease: receipt.lease,
@@ -164,7 +167,8 @@ export class Shadow {
       fromMs: delivery.receiveBeganMs,
       seenMs: this.#nowMs(),
       crashesBefore: delivery.crashesBefore,
-      goodUntilMs: delivery.receiveBeganMs + this.#leastVisibilityMs(delivery),
+      goodUntilMs: delivery.receiveBeganMs + visibilityMs,
+      renewalMs: delivery.isRenewed ? visibilityMs : Infinity,
       extendDoubt: false,
       extends: 0,
       settles: 0,
@@ -429,7 +433,8 @@ export class Shadow {
       return
     }
     grant.extends--
-    if (outcome === 'ok' && !grant.extendDoubt) grant.goodUntilMs = beganMs + extendMs
+    if (outcome === 'ok' && !grant.extendDoubt)
+      grant.goodUntilMs = beganMs + Math.min(extendMs, grant.renewalMs)
     if (outcome === 'failed' && code === 'LEASE_LOST' && wasGood && grant.settles === 0) {
       throw new Violation('15', `${message.id}: lease ${name(grant)} was not extended before it had run out`)
     }

@@ -398,7 +398,7 @@ export class Client {
       return []
     }
     history.end(operation, 'ok', '', namesOf(messages))
-    this.#tellDelivered(operation, queue, messages, options.visibilityTimeoutMs, crashesBefore)
+    this.#tellDelivered(operation, queue, messages, options.visibilityTimeoutMs, false, crashesBefore)
     return messages
   }
 
@@ -413,7 +413,7 @@ export class Client {
     }
   }
 
-  /** Notes what a loop or a worker got. The lease was granted after that began, and is only ever prolonged. */
+  /** Notes what a loop or a worker got. The lease was granted after that began. */
   #noteDelivered(
     operation: Operation,
     queue: string,
@@ -422,7 +422,7 @@ export class Client {
     crashesBefore: number,
   ): void {
     this.#workload.history.note(`${this.name} #${operation.number} got ${namesOf(messages)}`)
-    this.#tellDelivered(operation, queue, messages, visibilityTimeoutMs, crashesBefore)
+    this.#tellDelivered(operation, queue, messages, visibilityTimeoutMs, true, crashesBefore)
   }
 
   #tellDelivered(
@@ -430,6 +430,7 @@ export class Client {
     queue: string,
     messages: readonly Message[],
     visibilityTimeoutMs: number | undefined,
+    isRenewed: boolean,
     crashesBefore: number,
   ): void {
     for (const { id, body, headers, deliveryCount, receipt } of messages) {
@@ -442,6 +443,7 @@ export class Client {
         receipt,
         receiveBeganMs: operation.beginMs,
         visibilityTimeoutMs,
+        isRenewed,
         crashesBefore,
       })
     }
