@@ -143,7 +143,7 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
   }
   const admin = new SeededRandom(seed).fork('admin')
   weights.peek = admin.chance(0.5) ? admin.between(0.05, 0.5) : 0
-  weights.purge = admin.chance(0.25) ? admin.between(0.01, 0.05) : 0
+  weights.purge = admin.chance(0.3) ? admin.between(0.02, 0.2) : 0
   weights.updateQueue = admin.chance(0.4) ? admin.between(0.02, 0.2) : 0
   const dying = chooseDeadLetters(new SeededRandom(seed).fork('dead letters'), plain)
   weights.deadLetter = dying.deadLetterWeight

@@ -192,12 +192,6 @@ export const plantedBugs: readonly PlantedBug[] = [
     if (answer === null || !this.#isOpen) return 'again'`,
   },
   {
-    name: 'what waited for a dead-letter queue to be made comes back',
-    file: 'src/broker/forwarder.ts',
-    find: `    leader.redirect(target, to, this.#partition.now())`,
-    replace: `    leader.redirect(target, null, this.#partition.now())`,
-  },
-  {
     name: 'a message is given up one delivery too late',
     file: 'src/partition/leader.ts',
     find: `pushRange(delivery >= maxDeliveries ? givenUp : rest, from, to)`,
@@ -225,12 +219,6 @@ export const plantedBugs: readonly PlantedBug[] = [
     replace: `  update(options: QueueOptions): void {
     this.optionsSet = options
     this.options = effectiveOptions(options)`,
-  },
-  {
-    name: 'a purge ends when it finds nothing, whatever is on its way from one state to another',
-    file: 'src/broker/purge.ts',
-    find: `      if (purged === 0) fruitless++`,
-    replace: `      if (purged === 0) break`,
   },
   {
     name: 'a purge leaves what is leased',
