@@ -116,8 +116,8 @@ function request(below: Below, queues: KnownQueue[], items: number[][], id: numb
       ][below(4)]!
     }
     case 8: {
-      const name = below(8) === 0 ? 'ordres' : queue.name
-      const to = below(3) > 0 ? null : ['witness', queue.name, 'ordres', ''][below(4)]!
+      const name = [queue.name, queue.name, 'q1.dlq', 'ordres'][below(4)]!
+      const to = below(3) > 0 ? null : [queue.name, 'q2', 'ordres', ''][below(4)]!
       const cursor = below(2) === 0 ? null : [number(below, 3), number(below, 50), number(below, 50)]
       const changed = {
         visibilityTimeoutMs: 1 + number(below, 5000),
@@ -208,17 +208,6 @@ t.test(`${options.runs} requests that mean little, from seed ${options.seed}`, a
     }
     if (failure !== undefined) throw new Error(replay(options, run), { cause: failure })
   }
-  console.log(
-    answers,
-    warmBytes >> 10,
-    stage.process!.store.usedBytes >> 10,
-    items.length,
-    [...broker.internals.queues.values()].map((q) => [
-      q.name,
-      q.messages,
-      q.partitions.map((p) => p.leader.state.producers.size),
-    ]),
-  )
   // All kinds of answers were reached, or this only scratches at the gate.
   const { sent, delivered, settled, ok } = op
   for (const kind of [sent, delivered, settled, ok].map(String))
