@@ -122,6 +122,11 @@ const declarations = {
   shards: option(count(1, 64), '1', 'broker processes on this host'),
   allowPlaintext: option(toggle, 'false', 'listen without TLS on addresses that other machines can reach'),
   maxConnections: option(count(1, 100_000), '1000', 'connections at a time'),
+  maxUnreadBytes: option(
+    size(16 << 20, 2 ** 40),
+    '256MiB',
+    'answers that wait to be read, on all connections together',
+  ),
   maxQueues: option(count(1, 1_000_000), '10000', 'queues on this node'),
   maxPartitions: option(count(1, 1_000_000), '20000', 'partitions of all queues together'),
   segmentBytes: option(size(1 << 20, 2 ** 34), '64MiB', 'size at which the log goes on in a new file'),

@@ -35,6 +35,12 @@ export interface BrokerOptions {
   log: Logger
   /** Default 1,000. */
   maxConnections: number
+  /**
+   * Bytes of answers that wait to be read, on all connections together. Default 256 MiB. The nearer they come to it, the
+   * less one connection may have unread and still be served; see `frontend/unread.ts`. Below 128 MiB even a first answer is
+   * smaller than 16 MiB.
+   */
+  maxUnreadBytes: number
   /** Default 10,000. */
   maxQueues: number
   /** Partitions of all queues together. Default 20,000. */
@@ -60,6 +66,7 @@ export const brokerDefaults: BrokerOptions = {
   listen: { host: '127.0.0.1', port: 7650 },
   log: silentLogger,
   maxConnections: 1000,
+  maxUnreadBytes: 256 << 20,
   maxQueues: 10_000,
   maxPartitions: 20_000,
   segmentBytes: logDefaults.segmentBytes,

@@ -81,10 +81,13 @@ export class Commands implements RequestHandler {
       case 'purgeQueue':
         return this.#purge(session, request)
       case 'peek':
+        checkRoom(session)
         return this.#ok(session, request.id, peekedToResult(peek(this.#named(request.name), request.max)))
       case 'describeQueue':
+        checkRoom(session)
         return this.#ok(session, request.id, this.#named(request.name).describe(this.#broker.nodeId))
       case 'listQueues':
+        checkRoom(session)
         return this.#ok(session, request.id, this.#listQueues(request.after, request.limit))
       case 'redrive':
         return this.#redrive(session, request)
@@ -177,10 +180,14 @@ export class Commands implements RequestHandler {
     if (request.waitMs > 0 && waiting !== undefined && waiting.size >= longPollsMax) {
       throw new MqError('THROTTLED', `${longPollsMax} long polls wait on this connection`)
     }
+    // Nobody can say that nothing is ready: it is, and there is no room for it.
+    if (request.waitMs === 0) checkRoom(session)
     const waiter: Waiter = {
       partition: request.partition,
       max: request.max,
-      maxBytes: request.maxBytes,
+      get maxBytes() {
+        return Math.min(request.maxBytes, session.roomBytes)
+      },
       waitMs: request.waitMs,
       visibilityTimeoutMs: request.visibilityTimeoutMs,
       canTake: () => session.canTake,
@@ -384,7 +391,7 @@ export class Commands implements RequestHandler {
     const queue = this.#named(name)
     if (to === name) throw new MqError('INVALID_FIELD', 'messages are redriven to another queue', field('to'))
     if (to !== null) this.#named(to)
-    redrive(queue, request, (other) => this.#broker.queues.get(other))
+    redrive(queue, request, this.#broker.log, (other) => this.#broker.queues.get(other))
       .then((result) => {
         const { messages, skipped, targets } = result
         if (!dryRun && messages > 0) {
@@ -444,6 +451,12 @@ export class Commands implements RequestHandler {
 
 function field(name: string): { details: { field: string } } {
   return { details: { field: name } }
+}
+
+/** Before an answer that may be large. @throws MqError THROTTLED */
+function checkRoom(session: Session): void {
+  if (session.canTake) return
+  throw new MqError('THROTTLED', 'too many answers wait to be read, on all connections together')
 }
 
 function unsubscribed(): MqError {

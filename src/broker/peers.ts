@@ -15,9 +15,9 @@ const forwardedAttributes: ReadonlySet<string> = new Set(['headers'])
  * @throws MqError the frame can't be read
  */
 export function answerForward(broker: RunningBroker, frame: Uint8Array): Promise<Uint8Array> {
-  const request = decodeForward(frame)
-  const { id } = request
   return new Promise((resolve) => {
+    const request = decodeForward(frame)
+    const { id } = request
     const refuse = (error: MqError): void => resolve(encodeForwardAnswer({ id, error }))
     try {
       const { batch, count, crc, source, previous, position } = request

@@ -23,7 +23,7 @@ export interface Taker {
   readonly max: number
   readonly maxBytes: number
   readonly visibilityTimeoutMs: number | null
-  /** False while its connection takes no more: it keeps its place and is passed over. */
+  /** False while its connection takes no more: it keeps its place and is passed over. One that can't wait can take. */
   canTake(): boolean
   /** @param messages how many are in them */
   deliver(deliveries: Delivery[], messages: number): void
@@ -123,7 +123,8 @@ export class Queue {
    */
   receive(waiter: Waiter): boolean {
     // Among those who wait, who came first is served first: a newcomer that can wait takes its place in the line.
-    const deliveries = this.#waiting.size === 0 || waiter.waitMs === 0 ? this.#take(waiter) : []
+    const isServed = waiter.waitMs === 0 || (this.#waiting.size === 0 && waiter.canTake())
+    const deliveries = isServed ? this.#take(waiter) : []
     if (deliveries.length > 0 || waiter.waitMs === 0) {
       waiter.deliver(deliveries, this.#taken)
       return false

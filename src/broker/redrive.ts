@@ -6,6 +6,7 @@ import type { Ranges } from '../partition/payload.ts'
 import type { Run } from '../partition/range-map.ts'
 import { attributes, messageBytes, readBatch, type BatchView } from '../wire/batch.ts'
 import { partitionOfId } from '../wire/message-id.ts'
+import type { SharedLog } from '../storage/log.ts'
 import type { RedriveRequest, RedriveResult } from '../wire/messages.ts'
 import { deadLetterHeader } from './dead-letter.ts'
 import type { Partition } from './partition.ts'
@@ -23,13 +24,17 @@ const lookedBytesMax = 4 << 20
 export async function redrive(
   queue: Queue,
   { to, max, dryRun, cursor }: RedriveRequest,
+  log: SharedLog,
   find: (name: string) => Queue | undefined,
 ): Promise<RedriveResult> {
+  const begun = stretches(queue, cursor)
+  // What was sent before the first step is ready then.
+  if (cursor === null) await log.flushed()
   const result: RedriveResult = { messages: 0, skipped: 0, targets: {}, cursor: null }
   const left: number[] = []
   const room = { messages: max, bytes: lookedBytesMax }
   const arrivals: Promise<void>[] = []
-  for (const [id, offset, end] of stretches(queue, cursor)) {
+  for (const [id, offset, end] of begun) {
     const partition = queue.partition(id)
     const moves: Moves = new Map()
     const next = select(partition, queue, offset, end, to, find, room, moves, result)
@@ -52,7 +57,7 @@ function stretches(queue: Queue, cursor: readonly number[] | null): (readonly [n
   if (cursor === null) {
     return queue.partitions
       .filter(({ halted }) => halted === null)
-      .map(({ id, leader }) => [id, 0, leader.highWatermark] as const)
+      .map(({ id, leader }) => [id, 0, leader.state.logEnd] as const)
   }
   const found: (readonly [number, number, number])[] = []
   for (let i = 0; i < cursor.length; i += 3) {

@@ -41,7 +41,7 @@ export class Subscription implements Taker {
   }
 
   get maxBytes(): number {
-    return Math.min(this.#bytes, pushBytesMax)
+    return Math.min(this.#bytes, pushBytesMax, this.#session.roomBytes)
   }
 
   canTake(): boolean {

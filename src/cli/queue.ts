@@ -31,9 +31,9 @@ export function define(queue: Command): void {
     .option('--dry-run', 'remove nothing, and say how many messages it would be')
     .action((name: string, options: Options & { dryRun?: true }) => purge(name, options))
 
-  subcommand('rm <NAME>', 'remove a queue and its messages').action((name: string, options: Options) =>
-    remove(name, options),
-  )
+  subcommand('rm <NAME>', 'remove a queue and its messages')
+    .option('--dry-run', 'remove nothing, and say how many messages it has')
+    .action((name: string, options: Options & { dryRun?: true }) => remove(name, options))
 }
 
 async function list(options: Options): Promise<void> {
@@ -102,7 +102,13 @@ async function purge(name: string, options: Options & { dryRun?: true }): Promis
   await print(`${manyMessages(messages)} of queue ${name} ${dryRun ? 'would be removed' : 'removed'}\n`)
 }
 
-async function remove(name: string, options: Options): Promise<void> {
+async function remove(name: string, options: Options & { dryRun?: true }): Promise<void> {
+  const { dryRun = false } = options
+  if (dryRun) {
+    const { messages } = await withClient(options, (client) => client.purgeQueue(name, { dryRun }))
+    if (options.json) return printJson({ name, removed: false, messages })
+    return print(`queue ${name} would be removed, with ${manyMessages(messages)}\n`)
+  }
   await withClient(options, (client) => client.deleteQueue(name))
   if (options.json) return printJson({ name, removed: true })
   await print(`queue ${name} is removed\n`)

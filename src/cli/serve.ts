@@ -79,8 +79,8 @@ interface Running {
 
 /** HTTP first: recovery may take a while, and a service manager that asks meanwhile should hear that we live. */
 async function start(options: StartOptions, log: Logger): Promise<Running> {
-  const { dataDir, listen, nodeId, maxConnections, maxQueues, maxPartitions, segmentBytes, heartbeatMs } =
-    options
+  const { dataDir, listen, nodeId, segmentBytes, heartbeatMs } = options
+  const { maxConnections, maxUnreadBytes, maxQueues, maxPartitions } = options
   let broker: Broker | undefined = undefined
   const readiness = () => broker?.readiness() ?? ['starting']
   const ofProcess = new ProcessMetrics(systemClock)
@@ -102,6 +102,7 @@ async function start(options: StartOptions, log: Logger): Promise<Running> {
     nodeId,
     log,
     maxConnections,
+    maxUnreadBytes,
     maxQueues,
     maxPartitions,
     segmentBytes,

@@ -5,6 +5,7 @@ import { LimitedLog } from '../observe/limited-log.ts'
 import type { ProducerId } from '../types.ts'
 import type { Credit } from '../wire/messages.ts'
 import { Session, type Request, type SessionHost } from './session.ts'
+import { UnreadBytes } from './unread.ts'
 
 /** Connections beyond the bound that are told why they are refused; past it they are cut without a word. */
 const refusedMax = 64
@@ -13,7 +14,11 @@ const refusedMax = 64
 export interface Backend {
   readonly clusterId: string
   readonly nodeId: string
-  readonly options: { readonly heartbeatMs: number; readonly maxConnections: number }
+  readonly options: {
+    readonly heartbeatMs: number
+    readonly maxConnections: number
+    readonly maxUnreadBytes: number
+  }
   readonly logger: {
     debug(fields: object, message: string): void
     info(fields: object, message: string): void
@@ -37,6 +42,7 @@ export class Listener implements SessionHost {
   readonly #log: LimitedLog
   #listener!: NetworkListener
   readonly #sessions = new Set<Session>()
+  readonly unread: UnreadBytes
   readonly #byClient = new Map<ProducerId, Session>()
   /** Those of the sessions that were refused when they came and have not gone yet: at most `refusedMax`. */
   readonly #refused = new Set<Session>()
@@ -49,6 +55,8 @@ export class Listener implements SessionHost {
     this.#backend = backend
     this.#handler = handler
     this.#log = new LimitedLog(backend.logger, env.clock)
+    const { maxUnreadBytes } = backend.options
+    this.unread = new UnreadBytes(maxUnreadBytes, this.#sessions, env.clock, () => this.#hasRoom())
   }
 
   /** Takes the address. Whoever connects is told to come again, until `accept`. */
@@ -115,6 +123,14 @@ export class Listener implements SessionHost {
     for (const session of this.#sessions) session.updateFlow()
   }
 
+  /** There is room for answers again: those that were not served are. */
+  #hasRoom(): void {
+    for (const session of this.#sessions) {
+      session.updateFlow()
+      if (session.canTake) this.#handler.drained(session)
+    }
+  }
+
   opened(session: Session): boolean {
     const older = this.#byClient.get(session.clientId)
     if (older !== undefined) {
@@ -129,6 +145,7 @@ export class Listener implements SessionHost {
 
   closed(session: Session, error: MqError | undefined): void {
     this.#sessions.delete(session)
+    this.unread.gone(session)
     this.#refused.delete(session)
     if (this.#byClient.get(session.clientId) === session) this.#byClient.delete(session.clientId)
     const said = { ...who(session), openMs: Math.round(this.#env.clock.monotonicMs() - session.acceptedMs) }
@@ -159,6 +176,7 @@ export class Listener implements SessionHost {
   async close(): Promise<void> {
     this.#refusal = new MqError('STOPPING', 'the broker is stopping')
     await this.#listener.close()
+    this.unread.stop()
     if (this.#sessions.size > 0) await this.#endAll()
     this.#log.close()
   }
@@ -175,6 +193,7 @@ export class Listener implements SessionHost {
   destroy(): void {
     this.#refusal = new MqError('STOPPING', 'the broker is stopping')
     void this.#listener.close()
+    this.unread.stop()
     for (const session of [...this.#sessions]) session.destroy()
   }
 

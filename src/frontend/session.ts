@@ -4,7 +4,8 @@
  *   accepted → HELLO (or HANDSHAKE_TIMEOUT) → HELLO_OK → requests, pipelined → end
  *
  * The session stops reading when too much is unanswered, when its answers are not read, or when the log is behind;
- * it reads on when that is over. Nothing of a client's is queued without a bound.
+ * it reads on when that is over. Nothing of a client's is queued without a bound, nor is that of all of them together:
+ * see `unread.ts`.
  */
 import type { Clock, Socket } from '../env.ts'
 import { errorTable, MqError } from '../errors.ts'
@@ -26,6 +27,7 @@ import {
   type RequestId,
   type ServerFrame,
 } from '../wire/messages.ts'
+import type { Reader, UnreadBytes } from './unread.ts'
 
 /** Requests in flight on one connection; past it the session reads no further. */
 const inFlightMax = 1024
@@ -33,6 +35,8 @@ const inFlightMax = 1024
 const adminPerTurn = 8
 /** Answers that wait to be read by the client; past it the session neither reads nor delivers. */
 const unreadBytesMax = 4 << 20
+/** So few are no reason not to read: what is asked then is answered in a few bytes, or THROTTLED. */
+const unreadBytesMin = 16 << 10
 /** Past this the client is cut off: it asked for more than it reads. */
 const unreadBytesCap = 64 << 20
 
@@ -45,6 +49,8 @@ export interface SessionHost {
   readonly heartbeatMs: number
   /** The log is so far behind that nothing more should be read. */
   readonly backlogged: boolean
+  /** Those of all sessions. */
+  readonly unread: UnreadBytes
   /** The handshake is done: older sessions of the same client end. @returns false when a newer one is here */
   opened(session: Session): boolean
   closed(session: Session, error: MqError | undefined): void
@@ -63,7 +69,7 @@ export interface SessionHost {
   broken(error: unknown): void
 }
 
-export class Session {
+export class Session implements Reader {
   clientId: ProducerId = ''
   /** Counts the client's connections. */
   number = 0
@@ -79,6 +85,8 @@ export class Session {
   #mode: 'handshake' | 'open' | 'closed' = 'handshake'
   #paused = false
   #adminInTurn = 0
+  /** Its unread bytes as they are part of the sum of all. */
+  #countedBytes = 0
 
   constructor(socket: Socket, clock: Clock, host: SessionHost) {
     this.#host = host
@@ -93,19 +101,42 @@ export class Session {
       onFrame: (bytes, headroom) => this.#onFrame(bytes, headroom),
       onClose: (error) => this.#onClose(error),
       onDrain: () => {
+        this.count()
         this.updateFlow()
         if (this.canTake) this.#host.drained(this)
       },
     })
   }
 
-  get open(): boolean {
-    return this.#mode === 'open'
+  /** Its answers are being read, as far as there is room for them. */
+  get canTake(): boolean {
+    if (this.#mode !== 'open' || this.isEnding) return false
+    return this.unreadBytes < Math.min(unreadBytesMax, this.#host.unread.shareBytes)
   }
 
-  /** Its answers are being read. */
-  get canTake(): boolean {
-    return this.#mode === 'open' && this.#connection.bufferedBytes < unreadBytesMax
+  /** What an answer may hold, but for a single message that is larger; always some, see `canTake`. */
+  get roomBytes(): number {
+    return Math.max(1, Math.floor(this.#host.unread.shareBytes))
+  }
+
+  get unreadBytes(): number {
+    return this.#connection.bufferedBytes
+  }
+
+  get sentBytes(): number {
+    return this.#connection.sentBytes
+  }
+
+  get isEnding(): boolean {
+    return this.#connection.isEnding
+  }
+
+  count(): void {
+    const { unreadBytes } = this
+    const change = unreadBytes - this.#countedBytes
+    if (change === 0) return
+    this.#countedBytes = unreadBytes
+    this.#host.unread.add(change)
   }
 
   get inFlight(): number {
@@ -168,7 +199,7 @@ export class Session {
     const full =
       this.#adminInTurn >= adminPerTurn ||
       this.#inFlight.size >= inFlightMax ||
-      this.#connection.bufferedBytes >= unreadBytesMax ||
+      this.#isUnread ||
       this.#host.backlogged
     if (full === this.#paused) return
     this.#paused = full
@@ -176,11 +207,18 @@ export class Session {
     else this.#connection.resume()
   }
 
+  get #isUnread(): boolean {
+    const { unreadBytes } = this
+    if (unreadBytes < unreadBytesMin) return false
+    return unreadBytes >= Math.min(unreadBytesMax, this.#host.unread.shareBytes)
+  }
+
   #settle(id: RequestId): boolean {
     return this.#inFlight.delete(id) && this.#mode === 'open'
   }
 
   #sent(): void {
+    this.count()
     if (this.#connection.bufferedBytes > unreadBytesCap) {
       this.close(new MqError('SLOW_CONSUMER', `over ${unreadBytesCap} bytes of answers wait to be read`))
     } else if (this.#paused) this.updateFlow()
@@ -280,6 +318,7 @@ export class Session {
     const waiting = [...this.#inFlight.values()]
     this.#inFlight.clear()
     for (const giveUp of waiting) giveUp?.()
+    this.#host.unread.add(-this.#countedBytes)
     this.#host.closed(this, error)
   }
 }

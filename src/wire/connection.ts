@@ -88,6 +88,16 @@ export class Connection {
     return this.#socket.bufferedBytes
   }
 
+  /** All bytes ever sent. */
+  get sentBytes(): number {
+    return this.#written
+  }
+
+  /** Nothing is sent any more. */
+  get isEnding(): boolean {
+    return !this.#isLive
+  }
+
   /** From now on frames may be as large as agreed, and silence is measured in the agreed time. */
   handshakeDone(agreed: { readonly frameBytesMax: number; readonly heartbeatMs?: number }): void {
     if (this.#mode !== 'handshake') return

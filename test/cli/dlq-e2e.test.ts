@@ -1,4 +1,4 @@
-/** Dead letters from end to end: a real broker, the client and the command. Goes to test/cli/dlq-e2e.test.ts. */
+/** Dead letters from end to end: a real broker, the client and the command. */
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { connect, type Message, type MqClient } from '../../src/index.ts'

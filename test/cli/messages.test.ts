@@ -44,6 +44,8 @@ t.test('queue create, ls, info, rm', async (t) => {
     partitions: [{ id: 0 }],
   })
 
+  const { stdout } = await broker.run(['queue', 'rm', 'orders', '--dry-run'])
+  t.match(stdout, /^queue orders would be removed, with \d+ messages?\n$/)
   t.strictSame(await broker.run(['queue', 'rm', 'orders']), {
     code: 0,
     stdout: 'queue orders is removed\n',

@@ -62,7 +62,7 @@ async function setUp() {
   const backend: Backend = {
     clusterId: 'c',
     nodeId: 'n',
-    options: { heartbeatMs: 10_000, maxConnections },
+    options: { heartbeatMs: 10_000, maxConnections, maxUnreadBytes: 256 << 20 },
     logger: { debug: () => {}, info: () => {}, warn: () => {} },
     log: { backlogged: false },
     fail: (error) => {

@@ -1,27 +1,24 @@
 /** What a user gets who installs the package: types for every kind of project, and no native code for tests. */
-import { execFile } from 'node:child_process'
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
-import { promisify } from 'node:util'
 import { test, type Test } from 'tap'
+import { onlyCode, run, typeErrors } from '../examples.ts'
 
-const root = fileURLToPath(new URL('../..', import.meta.url))
-const example = /```ts\n([^]*?)```/.exec(readFileSync(join(root, 'docs/testing.md'), 'utf8'))![1]!
+const example = onlyCode('docs/testing.md', '', 'ts')
 
-/** Without what the test runner puts into the environment of a child. */
-async function run(...command: string[]): Promise<string> {
-  const variables = ['PATH', 'HOME'].map((name) => `${name}=${process.env[name] ?? ''}`)
-  const { stdout } = await promisify(execFile)('env', ['-i', ...variables, ...command], { cwd: root })
+/** What a command prints, which must succeed. */
+async function output(...command: string[]): Promise<string> {
+  const { code, stdout, stderr } = await run(command)
+  if (code !== 0) throw new Error(`${command[0]} ended with ${code}: ${stdout}${stderr}`)
   return stdout
 }
 
-const evaluate = (program: string) => run(process.execPath, '--input-type=module', '--eval', program)
+const evaluate = (program: string) => output(process.execPath, '--input-type=module', '--eval', program)
 
 /** The package as it would be published. Its scripts would build anew, below the feet of other tests. */
 async function packed(t: Test): Promise<string> {
   const directory = t.testdir()
-  await run('npm', 'pack', '--ignore-scripts', '--silent', '--pack-destination', directory)
+  await output('npm', 'pack', '--ignore-scripts', '--silent', '--pack-destination', directory)
   return join(
     directory,
     readdirSync(directory).find((name) => name.endsWith('.tgz'))!,
@@ -30,13 +27,15 @@ async function packed(t: Test): Promise<string> {
 
 test('publint finds nothing to say about the package', async (t) => {
   const tarball = await packed(t)
-  t.match(await run('node_modules/.bin/publint', tarball, '--strict'), /All good!/)
+  t.match(await output('node_modules/.bin/publint', tarball, '--strict'), /All good!/)
 })
 
 test('types are found by every kind of project that can import the package', async (t) => {
   const tarball = await packed(t)
-  // A problem is an exit code, and so a rejection.
-  t.match(await run('node_modules/.bin/attw', tarball, '--profile', 'esm-only', '--no-emoji'), /OK \(ESM\)/)
+  t.match(
+    await output('node_modules/.bin/attw', tarball, '--profile', 'esm-only', '--no-emoji'),
+    /OK \(ESM\)/,
+  )
 })
 
 const loads = (options: string) =>
@@ -62,16 +61,5 @@ test('the example of docs/testing.md runs as it is printed', async (t) => {
 })
 
 test('the example of docs/testing.md has the types that the package declares', async (t) => {
-  const directory = t.testdir()
-  writeFileSync(join(directory, 'example.ts'), example)
-  const compilerOptions = {
-    module: 'nodenext',
-    target: 'es2022',
-    strict: true,
-    noUncheckedIndexedAccess: true,
-    noEmit: true,
-    types: ['node'],
-  }
-  writeFileSync(join(directory, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['example.ts'] }))
-  t.equal(await run('node_modules/.bin/tsc', '--project', directory), '')
+  t.equal(await typeErrors(t, { 'example.ts': example }), '')
 })
