@@ -1,9 +1,11 @@
 import { MqError } from '../errors.ts'
+import type { PartitionState } from '../partition/fold.ts'
 import type { SharedLog } from '../storage/log.ts'
+import type { Offset } from '../types.ts'
 import type { Queue } from './queue.ts'
 
-/** A message whose lease runs out just then may be missed by one pass, and is ready in the next. */
-const passesMax = 10
+/** Times that nothing can be purged and something is left. */
+const fruitlessMax = 10
 
 /**
  * Settles everything that is ready, delayed or leased when it begins. Each entry is on disk before the next is decided, so
@@ -16,19 +18,22 @@ export async function purge(queue: Queue, log: SharedLog, isOpen: () => boolean)
   // What was sent before is ready then.
   await log.flushed()
   let messages = 0
-  for (let pass = 0; pass < passesMax; pass++) {
-    const before = messages
-    for (const partition of queue.partitions) {
-      for (;;) {
-        if (!isOpen()) throw new MqError('STOPPING', 'the queue or the broker ended before all was purged')
-        if (partition.halted !== null) throw partition.halted
-        const purged = partition.leader.purge(ends[partition.id]!, partition.now())
-        if (purged === 0) break
-        messages += purged
-        await log.flushed()
-      }
+  for (const partition of queue.partitions) {
+    if (partition.halted !== null) throw partition.halted
+    const { leader } = partition
+    const end = ends[partition.id]!
+    // A message on its way from one state to another, as by a release, can be purged once that is on the disk.
+    for (let fruitless = 0; fruitless < fruitlessMax && hasLiveBelow(leader.state, end);) {
+      if (!isOpen()) throw new MqError('STOPPING', 'the queue or the broker ended before all was purged')
+      const purged = leader.purge(end, partition.now())
+      messages += purged
+      if (purged === 0) fruitless++
+      await log.flushed()
     }
-    if (messages === before) break
   }
   return messages
+}
+
+function hasLiveBelow({ live }: PartitionState, end: Offset): boolean {
+  return !live.isEmpty && live.firstStart() < end
 }

@@ -28,12 +28,25 @@ export function mix(hash: number, word: number): number {
 
 const displacement = 5
 
+/** Small ones share a buffer, since making one takes longer than all that is done with it. Never used again. */
+const slabBytes = 64 << 10
+let slab = new ArrayBuffer(0)
+let slabUsed = 0
+
 /**
- * Room for `length` bytes that do not begin where their buffer begins, as it is with bytes from a real socket or
- * database: code that takes `bytes.buffer` for the bytes fails at once.
+ * Room for `length` bytes that do not begin where their buffer begins, nor where a larger number may stand, as it is
+ * with bytes from a real socket or database: code that takes `bytes.buffer` for the bytes fails at once.
  */
 export function displacedBytes(length: number): Uint8Array<ArrayBuffer> {
-  return new Uint8Array(new ArrayBuffer(length + 2 * displacement), displacement, length)
+  const size = (displacement + length + 7) & ~7
+  if (size > slabBytes / 8) return new Uint8Array(new ArrayBuffer(size), displacement, length)
+  if (slabUsed + size > slab.byteLength) {
+    slab = new ArrayBuffer(slabBytes)
+    slabUsed = 0
+  }
+  const bytes = new Uint8Array(slab, slabUsed + displacement, length)
+  slabUsed += size
+  return bytes
 }
 
 export function displacedCopy(bytes: Uint8Array): Uint8Array<ArrayBuffer> {

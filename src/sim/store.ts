@@ -8,7 +8,7 @@
 import type { Put, Segment, Store } from '../env.ts'
 import { keyBytesMax } from '../env.ts'
 import { invariant, InvariantError, MqError } from '../errors.ts'
-import { displacedCopy, hashBytes, mix, poison } from './bytes.ts'
+import { displacedBytes, displacedCopy, hashBytes, mix, poison } from './bytes.ts'
 import { SimEvent, type SimHost } from './events.ts'
 import { noFaults } from './faults.ts'
 import { SeededRandom } from './random.ts'
@@ -333,7 +333,7 @@ class OpenSegment implements Segment {
     if (this.#data.keys[place] !== wanted) place -= 1
     const found = this.#data.keys[place]
     if (found === undefined) return undefined
-    return { key: this.#view(bytesOf(found)), value: this.#view(this.#data.values[place] as Uint8Array) }
+    return { key: this.#keyView(found), value: this.#view(this.#data.values[place] as Uint8Array) }
   }
 
   scan(from: Uint8Array, to: Uint8Array, visit: (key: Uint8Array, value: Uint8Array) => boolean): void {
@@ -344,7 +344,7 @@ class OpenSegment implements Segment {
       for (let place = this.#data.place(text(from)); ; place++) {
         const key = this.#data.keys[place]
         if (key === undefined || key >= end) return
-        const goOn = visit(this.#view(bytesOf(key)), this.#view(this.#data.values[place] as Uint8Array))
+        const goOn = visit(this.#keyView(key), this.#view(this.#data.values[place] as Uint8Array))
         this.#poisonViews()
         if (!goOn) return
       }
@@ -372,6 +372,13 @@ class OpenSegment implements Segment {
 
   #view(bytes: Uint8Array): Uint8Array {
     const view = displacedCopy(bytes)
+    this.#views.push(view)
+    return view
+  }
+
+  #keyView(key: string): Uint8Array {
+    const view = displacedBytes(key.length)
+    Buffer.from(view.buffer, view.byteOffset, view.byteLength).write(key, 'latin1')
     this.#views.push(view)
     return view
   }
@@ -404,10 +411,6 @@ function hashPuts(puts: readonly Put[]): number {
 
 function text(key: Uint8Array): string {
   return Buffer.from(key.buffer, key.byteOffset, key.byteLength).toString('latin1')
-}
-
-function bytesOf(key: string): Uint8Array {
-  return Buffer.from(key, 'latin1')
 }
 
 /** Stands in for a process where there is no world: no faults, no latency, everything a promise callback later. */

@@ -166,7 +166,7 @@ export class Stage {
   #witness: MqClient | undefined
   #baseline = ''
   #queues = 0
-  readonly #peers: Peer[] = []
+  #peers: Peer[] = []
 
   constructor(broker: Broker, env: ClientEnv, world?: SimWorld, process?: SimProcess) {
     this.broker = broker
@@ -182,6 +182,7 @@ export class Stage {
     const socket = this.#env.network.connect({ host, port }, { timeoutMs: 5000 })
     // Bytes may come as soon as the promise has resolved: the owner is set up in its callback.
     const peer = await this.#drive(socket.then((it) => new Peer(it, this.#drive)))
+    this.#peers = this.#peers.filter(({ ended }) => !ended)
     this.#peers.push(peer)
     return peer
   }

@@ -6,6 +6,7 @@ import type { FaultOptions } from '../../src/sim/faults.ts'
 import { SeededRandom } from '../../src/sim/random.ts'
 import type { LogOptions } from '../../src/storage/log.ts'
 import type { QueueOptions } from '../../src/types.ts'
+import type { LinkFaults } from './link.ts'
 
 /** What the driver does to processes, network and disk, beside the chances in `FaultOptions`. */
 export const chaosActions = [
@@ -42,11 +43,25 @@ export const operationKinds = [
   'consume',
   'consumeBatches',
   'work',
+  'purge',
+  'peek',
+  'updateQueue',
+  'deadLetter',
+  'redrive',
 ] as const
 export type OperationKind = (typeof operationKinds)[number]
 
+export interface QueueConfig {
+  readonly name: string
+  readonly options: QueueOptions
+}
+
 export interface SimConfig {
-  readonly queues: readonly { readonly name: string; readonly options: QueueOptions }[]
+  /** Those that messages are sent to. */
+  readonly queues: readonly QueueConfig[]
+  readonly deadLetterQueues: readonly QueueConfig[]
+  /** Those of both that clients create; the others come into being when they are needed. */
+  readonly created: readonly QueueConfig[]
   readonly clients: number
   /** Sequences of operations that each client runs at the same time. */
   readonly fibers: number
@@ -56,6 +71,8 @@ export interface SimConfig {
   readonly heartbeatMs: number
   readonly logOptions: Partial<LogOptions>
   readonly faults: Partial<FaultOptions>
+  /** Between partitions. */
+  readonly link: LinkFaults
   /** Mean time between two chaos actions; Infinity: none. */
   readonly chaosEveryMs: number
   readonly chaos: Readonly<Record<ChaosAction, number>>
@@ -86,7 +103,7 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
 
   const visibilityTimeoutMsMax = random.pick([200, 1000, 5000, 20_000])
   const delayMsMax = random.pick([20, 300, 5000])
-  const queues = Array.from({ length: random.pick([1, 1, 2, 3]) }, (_, i) => ({
+  const plain = Array.from({ length: random.pick([1, 1, 2, 3]) }, (_, i) => ({
     name: `q${i}`,
     options: {
       partitions: random.pick([1, 1, 2, 3, 5]),
@@ -108,7 +125,8 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
     },
   }))
   const weights = {} as Record<OperationKind, number>
-  for (const kind of operationKinds.slice(0, -3)) weights[kind] = maybe(0.8, () => random.between(0.2, 1), 0)
+  for (const kind of operationKinds.slice(0, operationKinds.indexOf('consume')))
+    weights[kind] = maybe(0.8, () => random.between(0.2, 1), 0)
   weights.send = Math.max(weights.send, 0.3) * 3
   weights.sendBatch *= 1.5
   weights.receive = Math.max(weights.receive, 0.3) * 4
@@ -123,11 +141,21 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
   for (const kind of ['consume', 'consumeBatches', 'work'] as const) {
     weights[kind] = consume && consumers.chance(0.7) ? consumers.between(0.1, 1) : 0
   }
+  const admin = new SeededRandom(seed).fork('admin')
+  weights.peek = admin.chance(0.5) ? admin.between(0.05, 0.5) : 0
+  weights.purge = admin.chance(0.3) ? admin.between(0.02, 0.2) : 0
+  weights.updateQueue = admin.chance(0.4) ? admin.between(0.02, 0.2) : 0
+  const dying = chooseDeadLetters(new SeededRandom(seed).fork('dead letters'), plain)
+  weights.deadLetter = dying.deadLetterWeight
+  weights.redrive = dying.redriveWeight
   const chaos = {} as Record<ChaosAction, number>
   for (const action of chaosActions) chaos[action] = maybe(0.45, () => random.between(0.1, 1), 0)
 
   return {
-    queues,
+    queues: dying.queues,
+    deadLetterQueues: dying.deadLetterQueues,
+    created: [...dying.queues, ...dying.deadLetterQueues.filter(({ options }) => options.partitions)],
+    link: dying.link,
     clients: whole(1, 4),
     fibers: whole(1, 4),
     operations: operations ?? whole(200, 1000),
@@ -167,5 +195,50 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
     abortChance: maybe(0.3, () => random.unit() * 0.1, 0),
     delayChance: maybe(0.5, () => random.unit() * 0.5, 0),
     delayMsMax,
+  }
+}
+
+interface Dying extends Pick<SimConfig, 'queues' | 'deadLetterQueues' | 'link'> {
+  deadLetterWeight: number
+  redriveWeight: number
+}
+
+/** What a seed chooses of the end of messages: most have some, since much can go wrong there. */
+function chooseDeadLetters(random: SeededRandom, plain: readonly QueueConfig[]): Dying {
+  const link: LinkFaults = {
+    latencyMs: [0.01, random.pick([0.02, 5, 200])],
+    dropChance: random.chance(0.5) ? random.unit() * 0.5 : 0,
+    repeatChance: random.chance(0.5) ? random.unit() * 0.5 : 0,
+    delayChance: random.chance(0.5) ? random.unit() * 0.5 : 0,
+    delayMsMax: random.pick([50, 2000, 20_000]),
+  }
+  if (random.chance(0.3)) {
+    return { queues: plain, deadLetterQueues: [], link, deadLetterWeight: 0, redriveWeight: 0 }
+  }
+  const deadLetterQueues = new Map<string, QueueConfig>()
+  const queues = plain.map(({ name, options }, i): QueueConfig => {
+    if (i > 0 && random.chance(0.2)) return { name, options }
+    // Its own by implication, or one that it shares with another queue.
+    const implied = random.chance(0.6)
+    const deadLetterQueue = implied ? `${name}.dlq` : 'q0.dlq'
+    if (!deadLetterQueues.has(deadLetterQueue)) {
+      const partitions = random.pick([undefined, 1, 2, 3])
+      const own = partitions === undefined ? {} : { partitions, visibilityTimeoutMs: 200 + random.int(5000) }
+      deadLetterQueues.set(deadLetterQueue, { name: deadLetterQueue, options: own })
+    }
+    const maxDeliveries = 1 + random.int(4)
+    if (implied) return { name, options: { ...options, maxDeliveries } }
+    // Without a limit a consumer alone decides.
+    return {
+      name,
+      options: { ...options, deadLetterQueue, ...(random.chance(0.7) ? { maxDeliveries } : {}) },
+    }
+  })
+  return {
+    queues,
+    deadLetterQueues: [...deadLetterQueues.values()],
+    link,
+    deadLetterWeight: random.chance(0.7) ? random.between(0.2, 1.5) : 0,
+    redriveWeight: random.chance(0.7) ? random.between(0.05, 0.3) : 0,
   }
 }

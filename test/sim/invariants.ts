@@ -9,7 +9,7 @@ import { decodeEntry, entryLength, logName, type LogName } from '../../src/parti
 import { PartitionState } from '../../src/partition/fold.ts'
 import { decodeBody } from '../../src/partition/payload.ts'
 import type { SimStore } from '../../src/sim/store.ts'
-import { Violation } from './shadow.ts'
+import { Violation } from './violation.ts'
 
 interface Known {
   highWatermark: number

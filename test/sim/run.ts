@@ -4,13 +4,16 @@
  */
 import { startBroker, type Broker } from '../../src/broker/broker.ts'
 import { MqError } from '../../src/errors.ts'
+import type { PartitionState } from '../../src/partition/fold.ts'
 import type { SeededRandom } from '../../src/sim/random.ts'
 import { SimStore } from '../../src/sim/store.ts'
 import { SimWorld, type SimProcess } from '../../src/sim/world.ts'
 import { chooseConfig, type ChaosAction, type SimConfig } from './config.ts'
 import { History } from './history.ts'
 import { Invariants } from './invariants.ts'
-import { Shadow, Violation } from './shadow.ts'
+import { faultyLink, type LinkFaults } from './link.ts'
+import { Shadow } from './shadow.ts'
+import { Violation } from './violation.ts'
 import { Client, pickWeighted, type Workload } from './workload.ts'
 
 export interface RunOptions {
@@ -46,6 +49,8 @@ const stepsPerLogCheck = 4000
 const stepsMax = 3_000_000
 /** How long a run's workload may take, simulated: a broker on a bad disk may hardly serve at all. */
 const workloadMsMax = 600_000
+/** And how often it may be started for it: more of the same finds nothing more. */
+const workloadStartsMax = 150
 /** How long after the last fault everything must be drained, beside what leases and time-outs take. */
 const drainMs = 60_000
 /** An operator's patience with a broker that does not come up, or does not end. */
@@ -53,6 +58,14 @@ const startMsMax = 60_000
 /** What the broker's wall clock may be set off by. */
 const skewMsMax = 20_000
 const stopMsMax = 30_000
+
+const goodLink: LinkFaults = {
+  latencyMs: [0.01, 1],
+  dropChance: 0,
+  repeatChance: 0,
+  delayChance: 0,
+  delayMsMax: 0,
+}
 
 export async function run(seed: number, options: RunOptions = {}): Promise<RunResult> {
   const simulation = new Simulation(seed, options)
@@ -104,7 +117,11 @@ class Simulation {
     this.#startMs = this.#world.nowMs
     const nowMs = (): number => this.#world.nowMs - this.#startMs
     this.#history = new History(nowMs)
-    this.#shadow = new Shadow(nowMs, this.#config.queues, this.#startMs)
+    this.#shadow = new Shadow(
+      nowMs,
+      [...this.#config.queues, ...this.#config.deadLetterQueues],
+      this.#startMs,
+    )
     this.#history.log = options.log
     if (options.events === true) this.#world.log = options.log
   }
@@ -183,7 +200,9 @@ class Simulation {
   }
 
   #afterStep(): void {
-    if (this.#working && this.#history.operations >= this.#config.operations) this.#working = false
+    if (this.#history.operations >= this.#config.operations || this.#starts >= workloadStartsMax) {
+      this.#working = false
+    }
     const { steps } = this.#world
     if (this.#broker === null || this.#mode !== 'serving' || this.#process?.alive !== true) return
     if (steps % stepsPerCheck === 0) this.#invariants.check(this.#broker)
@@ -201,7 +220,12 @@ class Simulation {
     this.#history.note(`broker starts, number ${this.#starts}`)
     const { segmentBytes, heartbeatMs, logOptions } = this.#config
     const listen = { host: 'broker', port: 7650 }
-    startBroker(process.env, { listen, segmentBytes, heartbeatMs, logOptions })
+    const random = process.random.fork('link')
+    const peerLink = faultyLink(process.env.clock, random, () =>
+      this.#healed ? goodLink : this.#config.link,
+    )
+    const options = { listen, segmentBytes, heartbeatMs, logOptions, peerLink }
+    startBroker(process.env, options)
       .then(
         (broker) => {
           if (this.#process !== process || !process.alive) return
@@ -302,8 +326,6 @@ class Simulation {
       shadow: this.#shadow,
       goOn: () => this.#working,
       fail: (error) => this.fail(error),
-      visibilityTimeoutMs: (name) =>
-        this.#config.queues.find((queue) => queue.name === name)!.options.visibilityTimeoutMs!,
     }
   }
 
@@ -398,8 +420,10 @@ class Simulation {
 
   get #drainWithinMs(): number {
     // A call's time-out, a lease that was extended at the last moment, and a delay by a clock that is off.
-    const { visibilityTimeoutMsMax, delayMsMax } = this.#config
-    return drainMs + 30_000 + 2 * visibilityTimeoutMsMax + 2 * delayMsMax + skewMsMax
+    const { visibilityTimeoutMsMax, delayMsMax, deadLetterQueues } = this.#config
+    // An outbox may have given its target up for a while, and a lease there be as long as by default.
+    const onwardMs = deadLetterQueues.length > 0 ? 90_000 : 0
+    return onwardMs + drainMs + 30_000 + 2 * visibilityTimeoutMsMax + 2 * delayMsMax + skewMsMax
   }
 
   async #drain(): Promise<void> {
@@ -415,10 +439,11 @@ class Simulation {
       if (this.#mode !== 'serving' || this.#broker === null) return false
       for (const { partitions } of this.#broker.internals.queues.values()) {
         for (const { leader } of partitions) {
-          if (!leader.state.live.isEmpty || leader.highWatermark < leader.state.logEnd) return false
+          if (!isEmpty(leader.state) || leader.highWatermark < leader.state.logEnd) return false
         }
       }
-      return this.#broker.internals.queues.size === this.#config.queues.length
+      const { queues } = this.#broker.internals
+      return this.#config.created.every(({ name }) => queues.has(name))
     }
     const drainer = new Client(this.#world.process('drainer'), 'drainer', this.#workload)
     let over = false
@@ -441,6 +466,11 @@ class Simulation {
       this.#invariants.checkLogs(this.#broker, this.#disk)
     }
   }
+}
+
+/** Nothing is left of it, nor on its way to another queue. */
+function isEmpty({ live, outbox }: PartitionState): boolean {
+  return live.isEmpty && outbox.moving.isEmpty
 }
 
 /** The broker's default. */

@@ -1,88 +1,45 @@
 /**
  * The oracle: a model of what may happen to each message, fed with what clients saw, that objects at once.
  *
- * Every body is sent once and names itself, so a delivery says which send it came from. A receipt says which lease a
- * delivery has; (epoch, number) of leases rises in the order in which a partition grants them, whatever the network
- * does to the answers. That makes the rules about leases exact without knowing when anything happened at the broker.
+ * Every body is sent once and names itself, so a delivery says which send it came from, and its headers which
+ * incarnation of that it is (`lineage.ts`). A receipt says which lease a delivery has; (epoch, number) of leases rises
+ * in the order in which a partition grants them, whatever the network does to the answers. That makes the rules about
+ * leases exact without knowing when anything happened at the broker.
  *
  * Checked here (numbers of correctness.md): nothing confirmed is lost (9), nothing unsent (10) or definitely refused
  * (11) is delivered, ids are unique (12), a message has one id however often its client retried (13), first
- * deliveries are in order (14), one valid lease a message (15), none after its ack (16), delivery counts (19: they rise
- * by nack and expiry, never by release), bytes (22); receipts are good until they run out, across planned stops too; no
- * message is delivered while it is delayed, unless the broker's clock was set.
+ * deliveries are in order (14), one valid lease a message (15), none after its ack or its purge (16), what is given up
+ * or redriven is in the next queue once and no longer in its own (18), delivery counts (19: they rise by nack and
+ * expiry, never by release, and up to the limit), bytes (22); receipts are good until they run out, across planned
+ * stops too; no message is delivered while it is delayed, unless the broker's clock was set. What peek shows must be
+ * there.
  *
  * Not asserted: how soon anything is delivered while faults go on; that an operation of unknown outcome was done or
- * not; fairness between consumers; which partition a message goes to.
+ * not; fairness between consumers; which partition a message goes to; what purge, redrive and peek count or leave out.
  */
 import { decodeReceipt } from '../../src/client/delivery-receipt.ts'
 import { backoffDelayMs } from '../../src/partition/backoff.ts'
 import type { QueueOptions } from '../../src/types.ts'
+import { Admin } from './admin.ts'
+import type { QueueConfig } from './config.ts'
+import { grantName as name, isBefore, type Grant, type Settle } from './grant.ts'
+import {
+  deadLetterQueueOf,
+  Lineage,
+  parseId,
+  readDeadLetter,
+  sentHeaders,
+  type DeadLetter,
+  type Headers,
+  type Incarnation,
+  type Place,
+} from './lineage.ts'
+import { Violation } from './violation.ts'
 
-export class Violation extends Error {
-  override readonly name = 'Violation'
-  /** Of correctness.md; '' where it is none of those. */
-  readonly rule: string
-
-  constructor(rule: string, message: string) {
-    super(rule === '' ? message : `invariant ${rule}: ${message}`)
-    this.rule = rule
-  }
-}
-
-interface Place {
-  readonly queue: string
-  readonly partition: number
-  readonly epoch: number
-  readonly offset: number
-}
-
-/** One delivery of a message. */
-interface Grant {
-  readonly epoch: number
-  readonly lease: number
-  readonly deliveryCount: number
-  /** Of the receive: the lease was granted no earlier. */
-  readonly fromMs: number
-  /** The broker's unplanned ends by then. */
-  readonly crashesBefore: number
-  /** Of the receive: the lease was granted no later. */
-  readonly seenMs: number
-  /** It was good at least until then, if the broker did not end unplanned. */
-  goodUntilMs: number
-  /** An extension of it may or may not have happened, or may yet happen. */
-  extendDoubt: boolean
-  /** Extensions on their way. */
-  extends: number
-  /** Acks, nacks and releases of this very lease that have begun. */
-  settles: number
-  /** Nacks and releases among them that may have been carried out. */
-  returns: number
-  /** Releases among those. */
-  releases: number
-  /** What ended this lease, as far as anybody was told. */
-  endedBy: 'ack' | 'nack' | 'release' | null
-  /** After a nack that was confirmed: no delivery before that. */
-  restsUntilMs: number
-}
-
-interface Message {
-  readonly token: string
-  readonly queue: string
-  readonly body: Uint8Array
-  readonly headers: Readonly<Record<string, string>>
+interface Message extends Sent {
+  readonly lineage: Lineage
+  readonly beganMs: number
   outcome: 'pending' | 'ok' | 'failed' | 'unknown'
-  id: string | null
-  /** By lease, in the order in which they were granted. */
-  readonly grants: Grant[]
-  /** The lease whose ack was confirmed. */
-  acked: Grant | null
-  /** Acks that may have been carried out. */
-  acksInDoubt: number
-  /** When its send began, or when it asked to be delivered: no delivery before that. */
-  readonly notBeforeMs: number
-  readonly isDelayed: boolean
-  /** Leases of it may have been given back. */
-  wasReleased: boolean
 }
 
 export interface Sent {
@@ -103,21 +60,30 @@ export interface Delivered {
   readonly deliveryCount: number
   readonly receipt: string
   readonly receiveBeganMs: number
-  readonly visibilityTimeoutMs: number
+  /** Undefined: the queue's. */
+  readonly visibilityTimeoutMs: number | undefined
+  /** By a loop or a worker, which renews its lease. */
+  readonly isRenewed: boolean
   /** Unplanned ends of the broker when the receive began. */
   readonly crashesBefore: number
 }
 
+/** What peek shows of a message. */
+export type Peeked = Pick<Delivered, 'queue' | 'id' | 'body' | 'headers' | 'deliveryCount'>
+
+/** Of a broker that makes a queue by itself. */
+const visibilityTimeoutMsDefault = 30_000
+
 export class Shadow {
+  readonly admin: Admin
   readonly #nowMs: () => number
   readonly #messages = new Map<string, Message>()
-  readonly #byId = new Map<string, Message>()
-  readonly #byReceipt = new Map<string, { message: Message; grant: Grant }>()
+  readonly #byId = new Map<string, Incarnation>()
+  readonly #byReceipt = new Map<string, { message: Incarnation; grant: Grant }>()
   /** fiber/queue/partition → the highest offset that a send of it was confirmed with. */
   readonly #lastSent = new Map<string, Place>()
   /** queue/partition/lease epoch → lease → lowest and highest offset it delivered for the first time. */
   readonly #firsts = new Map<string, Map<number, [number, number]>>()
-  readonly #queues: ReadonlyMap<string, QueueOptions>
   readonly #startMs: number
   readonly #unordered = new Set<string>()
   #crashes = 0
@@ -127,13 +93,9 @@ export class Shadow {
    * @param nowMs time since the start of the run
    * @param startMs what clocks showed then
    */
-  constructor(
-    nowMs: () => number,
-    queues: readonly { readonly name: string; readonly options: QueueOptions }[],
-    startMs: number,
-  ) {
+  constructor(nowMs: () => number, queues: readonly QueueConfig[], startMs: number) {
     this.#nowMs = nowMs
-    this.#queues = new Map(queues.map(({ name, options }) => [name, options]))
+    this.admin = new Admin(nowMs, queues)
     this.#startMs = startMs
   }
 
@@ -159,20 +121,9 @@ export class Shadow {
   sendBegan(sent: Sent): void {
     this.#messages.set(sent.token, {
       ...sent,
+      lineage: new Lineage(sent.token, sent.queue, this.admin),
+      beganMs: this.#nowMs(),
       outcome: 'pending',
-      id: null,
-      grants: [],
-      acked: null,
-      acksInDoubt: 0,
-      notBeforeMs:
-        sent.deliverAt === undefined
-          ? this.#nowMs() + (sent.delayMs ?? this.#queues.get(sent.queue)!.delayMs ?? 0)
-          : sent.deliverAt - this.#startMs,
-      isDelayed:
-        sent.delayMs !== undefined ||
-        sent.deliverAt !== undefined ||
-        this.#queues.get(sent.queue)!.delayMs !== undefined,
-      wasReleased: false,
     })
   }
 
@@ -183,12 +134,13 @@ export class Shadow {
   sendEnded(token: string, outcome: 'ok' | 'failed' | 'unknown', id: string | null, fiber: string): void {
     const message = this.#messages.get(token)!
     message.outcome = outcome
-    if (outcome === 'failed' && message.id !== null) {
-      throw new Violation('11', `${token} was delivered as ${message.id}, and its send failed`)
+    if (outcome === 'failed' && message.lineage.wasSeen) {
+      throw new Violation('11', `${token} was delivered, and its send failed`)
     }
     if (outcome !== 'ok') return
     if (id === null) throw new Violation('', `${token} was confirmed without an id`)
-    const place = this.#bind(message, id)
+    message.lineage.bindRoot(id)
+    const place = this.#there(message.lineage.root, id)
     const key = `${fiber}/${place.queue}/${place.partition}`
     const last = this.#lastSent.get(key)
     if (last !== undefined && (place.offset <= last.offset || place.epoch < last.epoch)) {
@@ -199,18 +151,7 @@ export class Shadow {
 
   delivered(delivery: Delivered): void {
     const { id, deliveryCount } = delivery
-    const token = tokenOf(delivery.body)
-    const message = this.#messages.get(token)
-    if (message === undefined) throw new Violation('10', `${id} was delivered, and nobody sent its body`)
-    if (message.queue !== delivery.queue)
-      throw new Violation('10', `${token} was sent to another queue than ${id}`)
-    if (message.outcome === 'failed')
-      throw new Violation('11', `${token} is delivered as ${id}, and its send failed`)
-    if (Buffer.compare(message.body, delivery.body) !== 0)
-      throw new Violation('22', `the body of ${id} has changed`)
-    if (!sameHeaders(message.headers, delivery.headers))
-      throw new Violation('22', `the headers of ${id} have changed`)
-    const place = this.#bind(message, id)
+    const { message, of, place } = this.#seen(delivery, delivery.receiveBeganMs)
 
     const receipt = decodeReceipt(delivery.receipt)
     if (receipt === null) throw new Violation('', `${id} has a receipt that cannot be read`)
@@ -218,6 +159,7 @@ export class Shadow {
       throw new Violation('', `the receipt of ${id} names another message`)
     }
     if (this.#byReceipt.has(delivery.receipt)) throw new Violation('15', `one lease delivered ${id} twice`)
+    const visibilityMs = this.#leastVisibilityMs(delivery)
     const grant: Grant = {
       epoch: receipt.leaseEpoch,
       lease: receipt.lease,
@@ -225,12 +167,14 @@ export class Shadow {
       fromMs: delivery.receiveBeganMs,
       seenMs: this.#nowMs(),
       crashesBefore: delivery.crashesBefore,
-      goodUntilMs: delivery.receiveBeganMs + delivery.visibilityTimeoutMs,
+      goodUntilMs: delivery.receiveBeganMs + visibilityMs,
+      renewalMs: delivery.isRenewed ? visibilityMs : Infinity,
       extendDoubt: false,
       extends: 0,
       settles: 0,
       returns: 0,
       releases: 0,
+      rejections: [],
       endedBy: null,
       restsUntilMs: 0,
     }
@@ -247,10 +191,82 @@ export class Shadow {
         `${id} is leased as ${name(grant)}, after the ack of ${name(message.acked)} was confirmed`,
       )
     }
+    if (message.givenUp !== null && isBefore(message.givenUp, grant)) {
+      throw new Violation(
+        '18',
+        `${id} is leased as ${name(grant)}, after it was given up as ${name(message.givenUp)}`,
+      )
+    }
     if (!(deliveryCount >= 1)) throw new Violation('19', `${id} has delivery count ${deliveryCount}`)
-    this.#checkDelay(message, grant, message.notBeforeMs, 'sent')
+    if (message.kind !== 'sent') return
+    this.#checkDelay(message, grant, this.#notBeforeMs(of), 'sent')
     // What was delayed or given back comes later than its neighbours.
-    if (deliveryCount === 1 && !message.wasReleased && !message.isDelayed) this.#noteFirst(place, grant)
+    if (deliveryCount === 1 && !message.wasReleased && !this.#mayBeDelayed(of)) this.#noteFirst(place, grant)
+  }
+
+  /** What peek showed, which began then. */
+  peeked(peeked: Peeked, beganMs: number): void {
+    const { message } = this.#seen(peeked, beganMs)
+    if (message.ackedMs < beganMs)
+      throw new Violation('16', `peek shows ${peeked.id}, whose ack was confirmed`)
+  }
+
+  /** Somebody sees a message, in an answer to what began then. */
+  #seen(seen: Peeked, beganMs: number): { message: Incarnation; of: Message; place: Place } {
+    const { id, queue, deliveryCount } = seen
+    const token = tokenOf(seen.body)
+    const of = this.#messages.get(token)
+    if (of === undefined) throw new Violation('10', `${id} was delivered, and nobody sent its body`)
+    if (of.outcome === 'failed')
+      throw new Violation('11', `${token} is delivered as ${id}, and its send failed`)
+    if (Buffer.compare(of.body, seen.body) !== 0) throw new Violation('22', `the body of ${id} has changed`)
+    const letter = readDeadLetter(seen.headers)
+    if (!sameHeaders(of.headers, letter === null ? seen.headers : sentHeaders(seen.headers)))
+      throw new Violation('22', `the headers of ${id} have changed`)
+    const message = of.lineage.find(queue, id, letter, this.#nowMs())
+    const place = this.#there(message, id)
+    if (letter !== null) this.#checkDeadLetter(id, letter)
+    if (message.nextSeenMs < beganMs) {
+      throw new Violation('18', `${id} is there after it had become ${message.next!.name}`)
+    }
+    if (this.admin.hasPurged(queue, message.thereMs, beganMs))
+      throw new Violation('16', `${id} is there after a purge`)
+    const { maxDeliveries = Infinity } = this.admin.fixed(queue)
+    if (deliveryCount > maxDeliveries)
+      throw new Violation('19', `${id} is delivered the ${deliveryCount}th time, of ${maxDeliveries}`)
+    return { message, of, place }
+  }
+
+  /** A message was given up: it must have deserved it. */
+  #checkDeadLetter(id: string, { reason, error, originId, originQueue, deliveries }: DeadLetter): void {
+    const origin = this.#byId.get(originId)
+    const grants = origin?.grants ?? []
+    const newest = grants.at(-1)
+    if (newest !== undefined && newest.deliveryCount > deliveries) {
+      throw new Violation(
+        '19',
+        `${id} says ${deliveries} deliveries, and its origin ${originId} had ${newest.deliveryCount}`,
+      )
+    }
+    if (reason === 'rejected') {
+      const isTrue = grants.some(
+        ({ rejections, deliveryCount }) => rejections.includes(error) && deliveryCount === deliveries,
+      )
+      if (!isTrue)
+        throw new Violation('19', `${originId} was rejected as ${id} ('${error}'), and nobody did that`)
+      return
+    }
+    const { maxDeliveries } = this.admin.fixed(originQueue)
+    if (deliveries !== maxDeliveries) {
+      throw new Violation('19', `${originId} was given up after ${deliveries} deliveries of ${maxDeliveries}`)
+    }
+    if (newest !== undefined && newest.deliveryCount === deliveries && !this.#mayHaveFailed(newest)) {
+      throw new Violation('19', `${originId} was given up as ${id} during its lease ${name(newest)}`)
+    }
+  }
+
+  #mayHaveFailed(grant: Grant): boolean {
+    return grant.returns > 0 || !this.#isGood(grant)
   }
 
   ackBegan(receipt: string): void {
@@ -272,7 +288,11 @@ export class Shadow {
           `${message.id} was acked as ${name(grant)} although ${name(newest)} was granted`,
         )
       }
+      if (message.next !== null) {
+        throw new Violation('18', `${message.name} is acked, and has become ${message.next.name}`)
+      }
       message.acked = grant
+      message.ackedMs = this.#nowMs()
       this.#ended(message, grant, 'ack')
     } else this.#refused(message, grant, code)
   }
@@ -295,6 +315,8 @@ export class Shadow {
     if (outcome === 'unknown') return
     if (outcome === 'ok') {
       this.#ended(message, grant, 'nack')
+      const { maxDeliveries = Infinity } = this.admin.fixed(message.queue)
+      if (grant.deliveryCount >= maxDeliveries) return this.#givenUp(message, grant)
       grant.restsUntilMs = beganMs + (delayMs ?? this.#leastBackoffMs(message, grant))
       const next = message.grants[message.grants.indexOf(grant) + 1]
       if (next !== undefined) this.#checkPair(message, grant, next)
@@ -326,8 +348,34 @@ export class Shadow {
     this.#refused(message, grant, code)
   }
 
+  deadLetterBegan(receipt: string, reason: string | undefined): void {
+    const { grant } = this.#byReceipt.get(receipt)!
+    grant.settles++
+    grant.rejections.push(reason)
+  }
+
+  deadLetterEnded(receipt: string, outcome: 'ok' | 'failed' | 'unknown', code: string): void {
+    const { message, grant } = this.#byReceipt.get(receipt)!
+    if (outcome === 'unknown') return
+    if (outcome === 'failed') return this.#refused(message, grant, code)
+    this.#ended(message, grant, 'dead-letter')
+    this.#givenUp(message, grant)
+  }
+
+  /** By a confirmed settle of its lease, which was the last one then. */
+  #givenUp(message: Incarnation, grant: Grant): void {
+    const newest = message.grants.at(-1)!
+    if (isBefore(grant, newest)) {
+      throw new Violation(
+        '18',
+        `${message.id} was given up as ${name(grant)} although ${name(newest)} was granted`,
+      )
+    }
+    message.givenUp = grant
+  }
+
   /** One settle of a lease was confirmed; another can't be. */
-  #ended(message: Message, grant: Grant, by: 'ack' | 'nack' | 'release'): void {
+  #ended(message: Incarnation, grant: Grant, by: Settle): void {
     if (grant.endedBy !== null) {
       throw new Violation(
         '15',
@@ -337,8 +385,13 @@ export class Shadow {
     grant.endedBy = by
   }
 
-  #refused(message: Message, grant: Grant, code: string): void {
-    if (code === 'LEASE_LOST' && this.#isGood(grant) && grant.settles === 1) {
+  #refused(message: Incarnation, grant: Grant, code: string): void {
+    if (
+      code === 'LEASE_LOST' &&
+      this.#isGood(grant) &&
+      grant.settles === 1 &&
+      !this.#mayBePurged(message, grant)
+    ) {
       throw new Violation('15', `${message.id}: lease ${name(grant)} was refused before it had run out`)
     }
   }
@@ -374,13 +427,14 @@ export class Shadow {
     code: string,
   ): void {
     const { message, grant } = this.#byReceipt.get(receipt)!
-    const wasGood = this.#isGood(grant)
+    const wasGood = this.#isGood(grant) && !this.#mayBePurged(message, grant)
     if (outcome === 'unknown') {
       grant.extendDoubt = true
       return
     }
     grant.extends--
-    if (outcome === 'ok' && !grant.extendDoubt) grant.goodUntilMs = beganMs + extendMs
+    if (outcome === 'ok' && !grant.extendDoubt)
+      grant.goodUntilMs = beganMs + Math.min(extendMs, grant.renewalMs)
     if (outcome === 'failed' && code === 'LEASE_LOST' && wasGood && grant.settles === 0) {
       throw new Violation('15', `${message.id}: lease ${name(grant)} was not extended before it had run out`)
     }
@@ -388,13 +442,19 @@ export class Shadow {
 
   /** Everything has come to rest and the queues are empty. */
   finish(): void {
-    for (const message of this.#messages.values()) {
-      if (message.outcome !== 'ok' || message.acked !== null || message.acksInDoubt > 0) continue
-      const seen =
-        message.grants.length === 0 ? 'never delivered' : `delivered ${message.grants.length} times`
+    for (const { lineage, outcome, token, beganMs } of this.#messages.values()) {
+      for (const message of lineage.all) this.#checkGivenUp(message)
+      const { leaves, root } = lineage
+      const acked = leaves.filter((leaf) => leaf.acked !== null)
+      if (acked.length > 1) {
+        throw new Violation('18', `${token} was acked as ${acked.map((leaf) => leaf.name).join(' and as ')}`)
+      }
+      if (outcome !== 'ok' || acked.length > 0) continue
+      if (leaves.some((leaf) => leaf.acksInDoubt > 0 || this.#mayEndPurged(leaf, beganMs))) continue
+      const seen = leaves.map(({ name: what, grants }) => `${what}, ${grants.length} times delivered`)
       throw new Violation(
         '9',
-        `${message.token} (${message.id}) was confirmed and is gone: ${seen}, never acked`,
+        `${token} (${root.id}) was confirmed and is gone: ${seen.join('; ')}, never acked`,
       )
     }
     for (const [where, leases] of this.#firsts) {
@@ -412,24 +472,44 @@ export class Shadow {
     }
   }
 
-  #bind(message: Message, id: string): Place {
-    if (message.id !== null && message.id !== id) {
-      throw new Violation('13', `${message.token} was sent once and is ${message.id} and ${id}`)
-    }
+  /** What was given up for certain is a dead letter, or was one. */
+  #checkGivenUp({ name: what, queue, givenUp, next, lineage }: Incarnation): void {
+    if (givenUp === null || next !== null || lineage.isBroken) return
+    const deadLetterQueue = deadLetterQueueOf(this.admin, queue)
+    if (deadLetterQueue !== null && this.#mayEndPurged({ queue: deadLetterQueue }, givenUp.fromMs)) return
+    throw new Violation('18', `${what} was given up as ${name(givenUp)} and is no dead letter`)
+  }
+
+  /** Whether it may be gone by a purge, perhaps after it had moved on unseen. */
+  #mayEndPurged({ queue }: Pick<Incarnation, 'queue'>, sinceMs: number): boolean {
+    const { admin } = this
+    const next = deadLetterQueueOf(admin, queue)
+    const isSpread = admin.hasRedriven(queue) || (next !== null && admin.hasRedriven(next))
+    const queues = isSpread ? admin.queueNames : next === null ? [queue] : [queue, next]
+    return queues.some((each) => admin.mayHavePurged(each, sinceMs))
+  }
+
+  #mayBePurged({ queue }: Incarnation, { fromMs }: Grant): boolean {
+    return this.admin.mayHavePurged(queue, fromMs)
+  }
+
+  /** A message is known to be where its id says. */
+  #there(message: Incarnation, id: string): Place {
     const holder = this.#byId.get(id)
-    if (holder !== undefined && holder !== message) {
-      throw new Violation('12', `${id} is both ${holder.token} and ${message.token}`)
+    if (holder !== undefined && holder.lineage !== message.lineage) {
+      throw new Violation('12', `${id} is both ${holder.lineage.token} and ${message.lineage.token}`)
     }
     const place = parseId(id)
-    if (place.queue !== message.queue)
-      throw new Violation('12', `${message.token} was sent to ${message.queue} and is ${id}`)
-    message.id = id
+    if (place.queue !== message.queue) {
+      throw new Violation('12', `${message.lineage.token} is in ${message.queue}, as ${id}`)
+    }
+    message.thereMs = Math.min(message.thereMs, this.#nowMs())
     this.#byId.set(id, message)
     return place
   }
 
   /** Two leases of one message, `first` granted before `second`, with none between them that was seen. */
-  #checkPair(message: Message, first: Grant, second: Grant): void {
+  #checkPair(message: Incarnation, first: Grant, second: Grant): void {
     const pair = `${message.id}: lease ${name(first)} has delivery count ${first.deliveryCount}, ${name(second)} has ${second.deliveryCount}`
     if (second.deliveryCount < first.deliveryCount) throw new Violation('19', pair)
     // What a nack said is in the log, and holds whatever happens to the broker's memory.
@@ -454,7 +534,7 @@ export class Shadow {
     }
   }
 
-  #checkDelay({ id }: Message, grant: Grant, notBeforeMs: number, why: string): void {
+  #checkDelay({ id }: Incarnation, grant: Grant, notBeforeMs: number, why: string): void {
     if (this.#clockJumped || grant.seenMs + 1 >= notBeforeMs) return
     throw new Violation(
       '23',
@@ -463,9 +543,37 @@ export class Shadow {
   }
 
   /** How long a message rests at least when this delivery fails. */
-  #leastBackoffMs({ queue }: Message, { deliveryCount }: Grant): number {
-    const { backoff } = this.#queues.get(queue)!
-    return backoff === undefined ? 0 : Math.floor(backoffDelayMs(backoff, deliveryCount, 1))
+  #leastBackoffMs({ queue }: Incarnation, { deliveryCount, fromMs }: Grant): number {
+    return this.#least(queue, fromMs, ({ backoff }) =>
+      backoff === undefined ? 0 : Math.floor(backoffDelayMs(backoff, deliveryCount, 1)),
+    )
+  }
+
+  #leastVisibilityMs({ queue, visibilityTimeoutMs, receiveBeganMs }: Delivered): number {
+    return (
+      visibilityTimeoutMs ??
+      this.#least(
+        queue,
+        receiveBeganMs,
+        (options) => options.visibilityTimeoutMs ?? visibilityTimeoutMsDefault,
+      )
+    )
+  }
+
+  /** When a message may be delivered that was sent to its queue. */
+  #notBeforeMs({ queue, delayMs, deliverAt, beganMs }: Message): number {
+    if (deliverAt !== undefined) return deliverAt - this.#startMs
+    return beganMs + (delayMs ?? this.#least(queue, beganMs, (options) => options.delayMs ?? 0))
+  }
+
+  #mayBeDelayed({ queue, delayMs, deliverAt, beganMs }: Message): boolean {
+    if (delayMs !== undefined || deliverAt !== undefined) return true
+    return this.admin.optionsSince(queue, beganMs).some((options) => (options.delayMs ?? 0) > 0)
+  }
+
+  /** Whatever options were in force, at some time since then. */
+  #least(queue: string, sinceMs: number, of: (options: QueueOptions) => number): number {
+    return Math.min(...this.admin.optionsSince(queue, sinceMs).map(of))
   }
 
   #isGood(grant: Grant): boolean {
@@ -495,21 +603,7 @@ export function tokenOf(body: Uint8Array): string {
   return Buffer.from(body.buffer, body.byteOffset, end < 0 ? body.byteLength : end).toString('latin1')
 }
 
-function parseId(id: string): Place {
-  const parts = /^(.+)\/(\d+)\/(\d+)-(\d+)$/.exec(id)
-  if (parts === null) throw new Violation('12', `an id looks like '${id}'`)
-  return { queue: parts[1]!, partition: Number(parts[2]), epoch: Number(parts[3]), offset: Number(parts[4]) }
-}
-
-function isBefore(a: Grant, b: Grant): boolean {
-  return a.epoch < b.epoch || (a.epoch === b.epoch && a.lease < b.lease)
-}
-
-function name(grant: Grant): string {
-  return `${grant.epoch}/${grant.lease}`
-}
-
-function sameHeaders(a: Readonly<Record<string, string>>, b: Readonly<Record<string, string>>): boolean {
+function sameHeaders(a: Headers, b: Headers): boolean {
   const names = Object.keys(a)
   return names.length === Object.keys(b).length && names.every((key) => a[key] === b[key])
 }

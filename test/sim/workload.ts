@@ -8,9 +8,10 @@ import type { Message } from '../../src/client/message.ts'
 import type { MqError } from '../../src/errors.ts'
 import { type SeededRandom } from '../../src/sim/random.ts'
 import type { SimProcess } from '../../src/sim/world.ts'
-import type { OperationKind, SimConfig } from './config.ts'
+import type { OperationKind, QueueConfig, SimConfig } from './config.ts'
 import { outcomeOf, type History, type Operation } from './history.ts'
 import type { Sent, Shadow } from './shadow.ts'
+import { Violation } from './violation.ts'
 
 /** What the clients of one run share. */
 export interface Workload {
@@ -21,8 +22,6 @@ export interface Workload {
   goOn(): boolean
   /** Something that must not happen has: the run is over. */
   fail(error: unknown): void
-  /** The visibility timeout of a queue. */
-  visibilityTimeoutMs(queue: string): number
 }
 
 interface Held {
@@ -70,7 +69,7 @@ export class Client {
     const { config, history } = this.#workload
     await this.#createQueues(() => true)
     await Promise.all(
-      config.queues.map(async ({ name: queue }) => {
+      allQueues(config).map(async ({ name: queue }) => {
         while (!isDrained()) {
           const mq = await this.#connected()
           if (mq === null) {
@@ -127,7 +126,7 @@ export class Client {
   }
 
   async #createQueues(goOn: () => boolean): Promise<void> {
-    for (const { name, options } of this.#workload.config.queues) {
+    for (const { name, options } of this.#workload.config.created) {
       while (goOn()) {
         const mq = await this.#connected()
         if (mq !== null && (await this.createQueue(mq, name, options))) break
@@ -171,11 +170,14 @@ export class Client {
   async #operation(mq: MqClient, fiber: string): Promise<void> {
     const { config } = this.#workload
     const kind = pickWeighted(this.#random, config.weights)
-    const { name: queue, options } = this.#random.pick(config.queues)
+    const isFilled = kind === 'send' || kind === 'sendBatch'
+    const { name: queue } = this.#random.pick(isFilled ? config.queues : allQueues(config))
     switch (kind) {
-      case 'createQueue':
-        await this.createQueue(mq, queue, options)
+      case 'createQueue': {
+        const { name, options } = this.#random.pick(config.created)
+        await this.createQueue(mq, name, options)
         return
+      }
       case 'send':
         return this.#send(mq, fiber, queue)
       case 'sendBatch':
@@ -250,6 +252,21 @@ export class Client {
         return this.#consumeBatches(mq, queue)
       case 'work':
         return this.#work(mq, queue)
+      case 'purge':
+        return this.#purge(mq, queue)
+      case 'peek':
+        return this.#peek(mq, queue)
+      case 'updateQueue':
+        return this.#updateQueue(mq, queue)
+      case 'deadLetter': {
+        const held = this.#takeHeld()
+        if (held === undefined) return
+        await this.#deadLetter(held)
+        this.#retire(held)
+        return
+      }
+      case 'redrive':
+        return this.#redrive(mq)
     }
   }
 
@@ -287,7 +304,8 @@ export class Client {
     } catch (error) {
       const { outcome, code } = outcomeOf(error)
       history.end(operation, outcome, code, '')
-      return false
+      // With other options: they were changed since, or the broker made it.
+      return code === 'QUEUE_EXISTS'
     }
   }
 
@@ -380,7 +398,7 @@ export class Client {
       return []
     }
     history.end(operation, 'ok', '', namesOf(messages))
-    this.#tellDelivered(operation, queue, messages, options.visibilityTimeoutMs, crashesBefore)
+    this.#tellDelivered(operation, queue, messages, options.visibilityTimeoutMs, false, crashesBefore)
     return messages
   }
 
@@ -395,7 +413,7 @@ export class Client {
     }
   }
 
-  /** Notes what a loop or a worker got. The lease was granted after that began, and is only ever prolonged. */
+  /** Notes what a loop or a worker got. The lease was granted after that began. */
   #noteDelivered(
     operation: Operation,
     queue: string,
@@ -404,7 +422,7 @@ export class Client {
     crashesBefore: number,
   ): void {
     this.#workload.history.note(`${this.name} #${operation.number} got ${namesOf(messages)}`)
-    this.#tellDelivered(operation, queue, messages, visibilityTimeoutMs, crashesBefore)
+    this.#tellDelivered(operation, queue, messages, visibilityTimeoutMs, true, crashesBefore)
   }
 
   #tellDelivered(
@@ -412,6 +430,7 @@ export class Client {
     queue: string,
     messages: readonly Message[],
     visibilityTimeoutMs: number | undefined,
+    isRenewed: boolean,
     crashesBefore: number,
   ): void {
     for (const { id, body, headers, deliveryCount, receipt } of messages) {
@@ -423,7 +442,8 @@ export class Client {
         deliveryCount,
         receipt,
         receiveBeganMs: operation.beginMs,
-        visibilityTimeoutMs: visibilityTimeoutMs ?? this.#workload.visibilityTimeoutMs(queue),
+        visibilityTimeoutMs,
+        isRenewed,
         crashesBefore,
       })
     }
@@ -626,6 +646,106 @@ export class Client {
     }
   }
 
+  async #deadLetter({ message }: Held): Promise<void> {
+    const { history, shadow } = this.#workload
+    const limits = this.#limits()
+    const reason = this.#random.chance(0.5) ? `no use ${this.#random.int(10)}` : undefined
+    const operation = history.begin(this.name, `deadLetter ${message.id} ${reason ?? ''}`)
+    shadow.deadLetterBegan(message.receipt, reason)
+    try {
+      await message.deadLetter(reason, limits)
+      history.end(operation, 'ok', '', '')
+      shadow.deadLetterEnded(message.receipt, 'ok', '')
+    } catch (error) {
+      const { outcome, code } = outcomeOfSettle(error)
+      history.end(operation, outcome, code, '')
+      shadow.deadLetterEnded(message.receipt, outcome, code)
+    }
+  }
+
+  async #redrive(mq: MqClient): Promise<void> {
+    const { config, history, shadow } = this.#workload
+    if (config.deadLetterQueues.length === 0) return
+    const { name: from } = this.#random.pick(config.deadLetterQueues)
+    const to = this.#random.chance(0.3) ? this.#random.pick(config.queues).name : undefined
+    const max = this.#random.chance(0.5) ? 1 + this.#random.int(20) : undefined
+    const dryRun = this.#random.chance(0.1)
+    const what = `redrive ${from} ${to ?? '-'} ${max ?? 'all'}${dryRun ? ' dry' : ''}`
+    const operation = history.begin(this.name, what)
+    if (!dryRun) shadow.admin.redriveBegan(from, to ?? null)
+    try {
+      const done = await mq.redrive(from, { to, max, dryRun, ...this.#limits() })
+      const { messages, skipped, targets } = done
+      history.end(operation, 'ok', '', `${messages} ${skipped} ${JSON.stringify(targets)}`)
+      const sum = Object.values(targets).reduce((a, b) => a + b, 0)
+      const isStray = to !== undefined && Object.keys(targets).some((name) => name !== to)
+      if (sum !== messages || messages > (max ?? Infinity) || isStray)
+        throw new Violation('', `${what} says ${JSON.stringify(done)}`)
+    } catch (error) {
+      const { outcome, code } = outcomeOf(error)
+      history.end(operation, outcome, code, '')
+    }
+  }
+
+  async #purge(mq: MqClient, queue: string): Promise<void> {
+    const { history, shadow } = this.#workload
+    const dryRun = this.#random.chance(0.2)
+    const operation = history.begin(this.name, `purge ${queue}${dryRun ? ' dry' : ''}`)
+    const purge = dryRun ? null : shadow.admin.purgeBegan(queue)
+    try {
+      const { messages } = await mq.purgeQueue(queue, { dryRun, ...this.#limits() })
+      history.end(operation, 'ok', '', String(messages))
+      if (purge !== null) shadow.admin.purgeEnded(purge, 'ok')
+    } catch (error) {
+      const { outcome, code } = outcomeOf(error)
+      history.end(operation, outcome, code, '')
+      if (purge !== null) shadow.admin.purgeEnded(purge, outcome)
+    }
+  }
+
+  async #peek(mq: MqClient, queue: string): Promise<void> {
+    const { history, shadow } = this.#workload
+    const max = 1 + this.#random.int(this.#random.pick([1, 20, 1000]))
+    const operation = history.begin(this.name, `peek ${queue} ${max}`)
+    try {
+      const messages = await mq.peek(queue, { max, ...this.#limits() })
+      const saw = messages.map(({ id, deliveryCount, state }) => `${id}×${deliveryCount} ${state}`)
+      history.end(operation, 'ok', '', saw.join(' '))
+      for (const { id, body, headers, deliveryCount } of messages)
+        shadow.peeked({ queue, id, body, headers, deliveryCount }, operation.beginMs)
+    } catch (error) {
+      const { outcome, code } = outcomeOf(error)
+      history.end(operation, outcome, code, '')
+    }
+  }
+
+  /** What is changed is always the same: see `Admin`. */
+  async #updateQueue(mq: MqClient, queue: string): Promise<void> {
+    const { config, history, shadow } = this.#workload
+    const { visibilityTimeoutMsMax, delayMsMax } = config
+    const options = {
+      visibilityTimeoutMs: 50 + this.#random.int(visibilityTimeoutMsMax - 49),
+      delayMs: this.#random.chance(0.5) ? 0 : this.#random.int(delayMsMax + 1),
+      backoff: {
+        type: this.#random.pick(['fixed', 'exponential'] as const),
+        delayMs: 1 + this.#random.int(Math.ceil(delayMsMax / 4)),
+        maxMs: delayMsMax,
+        jitter: this.#random.pick([0, 0.5, 1]),
+      },
+    }
+    const operation = history.begin(this.name, `updateQueue ${queue} ${JSON.stringify(options)}`)
+    const change = shadow.admin.changeBegan(queue, options)
+    try {
+      await mq.updateQueue(queue, { ...options, ...this.#limits() })
+      history.end(operation, 'ok', '', '')
+      shadow.admin.changeEnded(queue, change, 'ok')
+    } catch (error) {
+      const { outcome, code } = outcomeOf(error)
+      history.end(operation, outcome, code, '')
+      shadow.admin.changeEnded(queue, change, outcome)
+    }
+  }
+
   async #extend(mq: MqClient, held: Held): Promise<void> {
     const { config, history, shadow } = this.#workload
     const { queue, message } = held
@@ -647,6 +767,10 @@ export class Client {
       shadow.extendEnded(message.receipt, operation.beginMs, extendMs, outcome, code)
     }
   }
+}
+
+function allQueues({ queues, deadLetterQueues }: SimConfig): readonly QueueConfig[] {
+  return [...queues, ...deadLetterQueues]
 }
 
 function namesOf(messages: readonly Message[]): string {
