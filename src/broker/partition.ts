@@ -56,6 +56,9 @@ export class Partition implements LeaderSink<ReplyTo> {
     this.#onReady = onReady
     this.#checkpointed = state.logEnd
     this.leader = new Leader(log.name, state, this, options)
+    log.holds = (first, end) => this.#holds(first, end)
+    log.askCheckpoint = () => this.checkpoint(true)
+    context.attach(log)
     log.onDurable = (end) => {
       this.leader.committed(end)
       // What was committed may be ready in a while.
@@ -97,7 +100,7 @@ export class Partition implements LeaderSink<ReplyTo> {
         { queueId, partition: id, reason: error.message },
         'partition halted: its log cannot be read',
       )
-      const log = shared.attach(name)
+      const log = shared.unreadable(name)
       return new Partition(queueName, id, log, new PartitionState(), halted, context, options, onReady)
     }
   }
@@ -204,20 +207,23 @@ export class Partition implements LeaderSink<ReplyTo> {
 
   /** Adds the names of the segments that hold messages which are not settled. */
   liveSegments(into: Set<string>): void {
-    const run: Run = { start: 0, end: 0, value: 0 }
     const { extents } = this.#log
     for (const [i, { segment, first }] of extents.entries()) {
-      const end = extents[i + 1]?.first ?? Infinity
-      const { live, outbox } = this.leader.state
-      for (const held of [live, outbox.moving]) {
-        if (held.nextRun(first, run) && run.start < end) into.add(segment.name)
-      }
+      if (this.#holds(first, extents[i + 1]?.first ?? Infinity)) into.add(segment.name)
     }
   }
 
-  /** Stores the fold, if it has changed since it was stored last. */
-  checkpoint(): void {
-    if (!this.#open || this.halted !== null || this.leader.state.logEnd === this.#checkpointed) return
+  /** Whether a message in `[first, end)` is still to be delivered, or forwarded. */
+  #holds(first: Offset, end: Offset): boolean {
+    const { live, outbox } = this.leader.state
+    const run: Run = { start: 0, end: 0, value: 0 }
+    return [live, outbox.moving].some((held) => held.nextRun(first, run) && run.start < end)
+  }
+
+  /** Stores the fold, if it has changed since it was stored last, or anyway. */
+  checkpoint(anyway = false): void {
+    if (!this.#open || this.halted !== null) return
+    if (!anyway && this.leader.state.logEnd === this.#checkpointed) return
     this.#checkpointed = this.leader.state.logEnd
     this.#log.checkpoint(this.leader.state)
   }
@@ -234,6 +240,7 @@ export class Partition implements LeaderSink<ReplyTo> {
     if (!this.#open) return
     this.#disarm()
     this.#forwarder?.close(reason)
+    this.#context.detach(this.#log)
     this.#log.onDurable = () => undefined
     if (reason !== undefined) this.leader.abandon(reason)
     this.#open = false
@@ -273,4 +280,7 @@ export interface PartitionContext {
   readonly forwarding: ForwarderContext
   /** Counts log entries that a start had to read. */
   recovered(entries: number): void
+  /** What this log needs of the disk is to be kept. */
+  attach(log: PartitionLog): void
+  detach(log: PartitionLog): void
 }

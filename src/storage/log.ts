@@ -41,6 +41,8 @@ export interface LogOptions {
   commitTimeoutMs: number
   /** Memory for the entries that were committed or read last, of all partitions together; 0: none. */
   cacheBytes: number
+  /** How often closed segments are looked at, whether they can go, in milliseconds. */
+  retentionMs: number
 }
 
 export const logDefaults: LogOptions = {
@@ -50,6 +52,7 @@ export const logDefaults: LogOptions = {
   fullRetryMs: 500,
   commitTimeoutMs: 60_000,
   cacheBytes: 32 << 20,
+  retentionMs: 1000,
 }
 
 export interface LogEvents {
@@ -63,6 +66,8 @@ export interface LogEvents {
   full(isFull: boolean): void
   /** A group was committed, for which the disk took `tookMs`. */
   committed?(tookMs: number, puts: readonly Put[]): void
+  /** A segment that nobody needed is gone. */
+  removed?(name: string): void
 }
 
 /** What a start finds of one partition. */
@@ -81,6 +86,17 @@ interface Queued {
   readonly bytes: Uint8Array
   readonly base: Offset
   readonly end: Offset
+  readonly checkpoint?: Checkpointed
+}
+
+/** A checkpoint, as retention sees it. */
+interface Checkpointed {
+  /** Where it is. */
+  readonly segment: string
+  /** The first segment that may hold entries after it. */
+  readonly from: string
+  /** Segments before that which have messages that it calls unsettled. */
+  readonly holds: readonly string[]
 }
 
 /** Entries below this size share a record with their neighbours in a commit. */
@@ -94,6 +110,8 @@ export class SharedLog {
   readonly #options: LogOptions
   readonly #events: LogEvents
   readonly #segments: Segment[]
+  /** Those whose messages and checkpoints are to be kept. */
+  readonly #partitions = new Set<PartitionLog>()
   #next: Promise<Segment> | null = null
   #queue: Queued[] = []
   #queuedBytes = 0
@@ -104,6 +122,8 @@ export class SharedLog {
   /** Appended so far, and how much of it is on disk. */
   #appended = 0
   #durable = 0
+  /** The last removal of a segment. */
+  #removing: Promise<void> = Promise.resolve()
   /** Resolved once `#durable` ≥ `after`, which never decreases along the list. */
   #flushing: { after: number; resolve: () => void }[] = []
 
@@ -150,6 +170,15 @@ export class SharedLog {
     return this.#segments
   }
 
+  get partitions(): Iterable<PartitionLog> {
+    return this.#partitions
+  }
+
+  /** Entries and checkpoints so far. */
+  get appended(): number {
+    return this.#appended
+  }
+
   get backlogged(): boolean {
     return this.#queuedBytes > this.#options.queuedBytesMax
   }
@@ -164,7 +193,7 @@ export class SharedLog {
    */
   recover(name: LogName): Recovered {
     const log = new PartitionLog(name, this)
-    const { state, firstSegment } = this.#newestCheckpoint(log)
+    const { state, firstSegment, segment: checkpointSegment } = this.#newestCheckpoint(log)
     const rotten: Ranges = []
     let entriesRead = 0
     for (const segment of this.#segments) {
@@ -190,15 +219,69 @@ export class SharedLog {
       })
     }
     log.durableEnd = log.told = state.logEnd
+    if (checkpointSegment !== null) {
+      // All of them, as far as anybody has looked; the next checkpoint will know better.
+      const holds = log.extents.map(({ segment }) => segment.name)
+      log.checkpointed = { segment: checkpointSegment, from: firstSegment, holds }
+    }
     return { log, state, rotten, entriesRead }
   }
 
-  /** A partition whose log can't be read: for its name only. */
-  attach(name: LogName): PartitionLog {
-    return new PartitionLog(name, this)
+  /** What this partition needs is kept from now on. */
+  attach(log: PartitionLog): void {
+    this.#partitions.add(log)
   }
 
-  #newestCheckpoint(log: PartitionLog): { state: PartitionState; firstSegment: string } {
+  /** Its queue is deleted: nothing of it is needed any more. */
+  detach(log: PartitionLog): void {
+    this.#partitions.delete(log)
+  }
+
+  /** A partition whose log can't be read: all that there is of it is kept, for whoever can tell what happened. */
+  unreadable(name: LogName): PartitionLog {
+    const log = new PartitionLog(name, this)
+    const kept = this.#segments.filter(
+      (segment) => log.firstBase(segment) !== undefined || segment.get(log.checkpointKey) !== undefined,
+    )
+    log.kept = new Set(kept.map((segment) => segment.name))
+    return log
+  }
+
+  /**
+   * Removes a closed segment that nobody needs. Resolves once it is gone, or the disk has failed, or the log was closed
+   * before.
+   */
+  async remove(name: string): Promise<void> {
+    const i = this.#segments.findIndex((segment) => segment.name === name)
+    invariant(i >= 0 && i < this.#segments.length - 1, `segment ${name} is not a closed one`)
+    for (const log of this.#partitions) {
+      invariant(log.needs(name) === 'nothing', `segment ${name} is needed`)
+      log.forget(name)
+    }
+    const [segment] = this.#segments.splice(i, 1)
+    const removed = this.#removeSegment(segment!)
+    this.#removing = removed
+    await removed
+  }
+
+  async #removeSegment(segment: Segment): Promise<void> {
+    const watchdog = this.#watchdog('removing a segment')
+    try {
+      await segment.close()
+      await this.#store.remove(segment.name)
+      this.#events.removed?.(segment.name)
+    } catch (error) {
+      this.#fail(asStorageError('removing a segment', error))
+    } finally {
+      watchdog.cancel()
+    }
+  }
+
+  #newestCheckpoint(log: PartitionLog): {
+    state: PartitionState
+    firstSegment: string
+    segment: string | null
+  } {
     for (let i = this.#segments.length - 1; i >= 0; i--) {
       const value = this.#segments[i]!.get(log.checkpointKey)
       if (value === undefined) continue
@@ -206,9 +289,9 @@ export class SharedLog {
       const body = stored.subarray(4)
       // A rotten checkpoint costs only time: the one before it and a longer tail say the same.
       if (stored.length > 4 && checkpointCrc(log.name, body) === stored.readUInt32BE(0))
-        return PartitionState.decode(body)
+        return { ...PartitionState.decode(body), segment: this.#segments[i]!.name }
     }
-    return { state: new PartitionState(), firstSegment: '' }
+    return { state: new PartitionState(), firstSegment: '', segment: null }
   }
 
   /** @internal for PartitionLog */
@@ -244,6 +327,7 @@ export class SharedLog {
     this.#mode = 'closed'
     const next = await this.#next?.catch(() => null)
     if (next) await next.close()
+    await this.#removing
     await Promise.allSettled(this.#segments.map((segment) => segment.close()))
   }
 
@@ -307,9 +391,12 @@ export class SharedLog {
 
   #tell(group: readonly Queued[], segment: Segment): void {
     const touched: PartitionLog[] = []
-    for (const { log, bytes, base, end } of group) {
+    for (const { log, bytes, base, end, checkpoint } of group) {
       this.#queuedBytes -= bytes.length
-      if (end < 0) continue
+      if (end < 0) {
+        log.checkpointed = { ...checkpoint!, segment: segment.name }
+        continue
+      }
       if (log.extents.at(-1)?.segment !== segment) log.extents.push({ segment, first: base })
       if (log.told === log.durableEnd) touched.push(log)
       log.durableEnd = end
@@ -415,6 +502,14 @@ export class PartitionLog {
   onDurable: (end: Offset) => void = () => undefined
   /** @internal */
   readonly cached: PartitionEntries
+  /** The newest on disk. */
+  checkpointed: Checkpointed | null = null
+  /** Of a log that can't be read: the segments that have any of it. */
+  kept: ReadonlySet<string> | null = null
+  /** Whether a message in `[first, end)` is to be kept. */
+  holds: (first: Offset, end: Offset) => boolean = () => true
+  /** A checkpoint is wanted: that of long ago is all that keeps a segment. */
+  askCheckpoint: () => void = () => undefined
   readonly #shared: SharedLog
 
   constructor(name: LogName, shared: SharedLog) {
@@ -430,13 +525,37 @@ export class PartitionLog {
     this.#shared.enqueue({ log: this, bytes: entry, base, end })
   }
 
+  /** For what a closed segment is needed, if it is. */
+  needs(name: string): 'messages' | 'start' | 'nothing' {
+    if (this.kept !== null) return this.kept.has(name) ? 'messages' : 'nothing'
+    const i = this.extents.findIndex(({ segment }) => segment.name === name)
+    if (i >= 0 && this.holds(this.extents[i]!.first, this.extents[i + 1]?.first ?? this.durableEnd)) {
+      return 'messages'
+    }
+    const { checkpointed } = this
+    if (checkpointed === null) return i >= 0 ? 'start' : 'nothing'
+    if (checkpointed.segment === name) return 'start'
+    // What was settled since then, a crash may yet bring back.
+    return i >= 0 && (checkpointed.from <= name || checkpointed.holds.includes(name)) ? 'start' : 'nothing'
+  }
+
+  /** @internal A segment is gone. */
+  forget(name: string): void {
+    const i = this.extents.findIndex(({ segment }) => segment.name === name)
+    if (i >= 0) this.extents.splice(i, 1)
+  }
+
   /** Stores the fold of everything appended so far. */
   checkpoint(state: PartitionState): void {
-    const body = state.encode(this.#shared.currentSegment)
+    const from = this.#shared.currentSegment
+    const body = state.encode(from)
     const bytes = Buffer.allocUnsafeSlow(4 + body.length)
     bytes.writeUInt32BE(checkpointCrc(this.name, body), 0)
     bytes.set(body, 4)
-    this.#shared.enqueue({ log: this, bytes, base: -1, end: -1 })
+    const holds = this.extents
+      .filter(({ first }, i) => this.holds(first, this.extents[i + 1]?.first ?? this.durableEnd))
+      .map(({ segment }) => segment.name)
+    this.#shared.enqueue({ log: this, bytes, base: -1, end: -1, checkpoint: { segment: '', from, holds } })
   }
 
   /**
