@@ -158,6 +158,34 @@ export const plantedBugs: readonly PlantedBug[] = [
     replace: `fill(timeMs + (delayMs >> 1))`,
   },
   {
+    name: 'a segment is removed though only settles that a crash may take back free it',
+    file: 'src/storage/log.ts',
+    find: `(checkpointed.from <= name || checkpointed.holds.includes(name))`,
+    replace: `checkpointed.from <= name`,
+  },
+  {
+    name: 'a segment is removed with entries that a start has to read',
+    file: 'src/storage/log.ts',
+    find: `(checkpointed.from <= name || checkpointed.holds.includes(name))`,
+    replace: `checkpointed.holds.includes(name)`,
+  },
+  {
+    name: 'a segment is removed with the newest checkpoint in it',
+    file: 'src/storage/log.ts',
+    find: `    if (checkpointed.segment === name) return 'start'
+`,
+    replace: ``,
+  },
+  {
+    name: 'a checkpoint counts for retention before it is on the disk',
+    file: 'src/storage/log.ts',
+    find: `    this.#shared.enqueue({ log: this, bytes, base: -1, end: -1, checkpoint: { segment: '', from, holds } })
+`,
+    replace: `    this.#shared.enqueue({ log: this, bytes, base: -1, end: -1, checkpoint: { segment: '', from, holds } })
+    this.checkpointed = { segment: from, from, holds }
+`,
+  },
+  {
     name: 'a send that was given to a broker and timed out is called failed',
     file: 'src/client/ending.ts',
     find: `  return new MqError('TIMEOUT', \`\${what}: \${why}\`, { outcome: outcomeOf(mayBeDone) })`,
