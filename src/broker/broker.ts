@@ -237,7 +237,7 @@ export class RunningBroker implements Broker, Measured {
 
   async start(): Promise<void> {
     const { clock, store } = this.env
-    const { retentionMs = logDefaults.retentionMs } = this.options.logOptions
+    const retention = { ...logDefaults, ...this.options.logOptions }
     const phases = new Phases(clock)
     await store.lock()
     phases.end('lock')
@@ -251,7 +251,7 @@ export class RunningBroker implements Broker, Measured {
       if (failed !== undefined) throw failed
       this.#mode = 'serving'
       this.#forgetDeleted()
-      this.#retention = new Retention(this.log, clock, retentionMs)
+      this.#retention = new Retention(this.log, clock, retention)
       this.#listener.accept()
       phases.end('listen')
     } catch (error) {

@@ -5,7 +5,8 @@ import { CorruptEntry, logName, type Entry } from '../partition/entry.ts'
 import { PartitionState } from '../partition/fold.ts'
 import { Leader, type LeaderOptions, type LeaderSink, type Now, type Reply } from '../partition/leader.ts'
 import type { Run } from '../partition/range-map.ts'
-import type { PartitionLog, SharedLog } from '../storage/log.ts'
+import type { SharedLog } from '../storage/log.ts'
+import type { PartitionLog } from '../storage/partition-log.ts'
 import type { Epoch, Offset, PartitionId, ProducerId, QueueId } from '../types.ts'
 import { Forwarder, type ForwarderContext } from './forwarder.ts'
 import type { Logger } from './logger.ts'
@@ -56,7 +57,7 @@ export class Partition implements LeaderSink<ReplyTo> {
     this.#onReady = onReady
     this.#checkpointed = state.logEnd
     this.leader = new Leader(log.name, state, this, options)
-    log.holds = (first, end) => this.#holds(first, end)
+    log.nextHeld = (from, into) => this.#nextHeld(from, into)
     log.askCheckpoint = () => this.checkpoint(true)
     context.attach(log)
     log.onDurable = (end) => {
@@ -207,17 +208,21 @@ export class Partition implements LeaderSink<ReplyTo> {
 
   /** Adds the names of the segments that hold messages which are not settled. */
   liveSegments(into: Set<string>): void {
-    const { extents } = this.#log
-    for (const [i, { segment, first }] of extents.entries()) {
-      if (this.#holds(first, extents[i + 1]?.first ?? Infinity)) into.add(segment.name)
+    const run: Run = { start: 0, end: 0, value: 0 }
+    for (const { segment } of [...this.#log.extents, ...this.#log.copies]) {
+      if (this.#log.nextHeldIn(segment.name, 0, run)) into.add(segment.name)
     }
   }
 
-  /** Whether a message in `[first, end)` is still to be delivered, or forwarded. */
-  #holds(first: Offset, end: Offset): boolean {
+  /** The first run of messages at or after `from` that are still to be delivered, or forwarded. */
+  #nextHeld(from: Offset, into: Run): boolean {
     const { live, outbox } = this.leader.state
-    const run: Run = { start: 0, end: 0, value: 0 }
-    return [live, outbox.moving].some((held) => held.nextRun(first, run) && run.start < end)
+    if (outbox.moving.isEmpty || !outbox.moving.nextRun(from, into)) return live.nextRun(from, into)
+    const { start, end } = into
+    if (live.nextRun(from, into) && into.start < start) return true
+    into.start = start
+    into.end = end
+    return true
   }
 
   /** Stores the fold, if it has changed since it was stored last, or anyway. */

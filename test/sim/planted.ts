@@ -159,31 +159,57 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: 'a segment is removed though only settles that a crash may take back free it',
-    file: 'src/storage/log.ts',
+    file: 'src/storage/partition-log.ts',
     find: `(checkpointed.from <= name || checkpointed.holds.includes(name))`,
     replace: `checkpointed.from <= name`,
   },
   {
     name: 'a segment is removed with entries that a start has to read',
-    file: 'src/storage/log.ts',
+    file: 'src/storage/partition-log.ts',
     find: `(checkpointed.from <= name || checkpointed.holds.includes(name))`,
     replace: `checkpointed.holds.includes(name)`,
   },
   {
     name: 'a segment is removed with the newest checkpoint in it',
-    file: 'src/storage/log.ts',
+    file: 'src/storage/partition-log.ts',
     find: `    if (checkpointed.segment === name) return 'start'
 `,
     replace: ``,
   },
   {
     name: 'a checkpoint counts for retention before it is on the disk',
+    file: 'src/storage/partition-log.ts',
+    find: `    this.checkpointsUnderWay++
+    const checkpoint = { segment: '', from, holds, bytes: bytes.length }
+`,
+    replace: `    this.checkpointsUnderWay++
+    const checkpoint = { segment: from, from, holds, bytes: bytes.length }
+    this.checkpointed = checkpoint
+`,
+  },
+  {
+    name: 'a copy is not on the disk when its segment goes',
+    file: 'src/storage/partition-log.ts',
+    find: `    this.#shared.enqueue({ log: this, bytes, base, end: base + count, isCopy: true })
+`,
+    replace: `    this.#shared.enqueue({ log: this, bytes, base, end: base + count, isCopy: true })
+    this.copied({ ...this.extents.at(-1)!.segment, name: this.#shared.currentSegment }, base, base + count)
+`,
+  },
+  {
+    name: 'copies are not found again after a restart',
     file: 'src/storage/log.ts',
-    find: `    this.#shared.enqueue({ log: this, bytes, base: -1, end: -1, checkpoint: { segment: '', from, holds } })
+    find: `      if (this.#withCopies.has(segment)) log.findCopies(segment)
 `,
-    replace: `    this.#shared.enqueue({ log: this, bytes, base: -1, end: -1, checkpoint: { segment: '', from, holds } })
-    this.checkpointed = { segment: from, from, holds }
-`,
+    replace: ``,
+  },
+  {
+    name: 'a segment is removed with copies in it',
+    file: 'src/storage/partition-log.ts',
+    find: `    const c = this.copies.findIndex(({ segment }) => segment.name === name)
+    if (c >= 0) {`,
+    replace: `    const c = this.copies.findIndex(({ segment }) => segment.name === name)
+    if (c >= 1e9) {`,
   },
   {
     name: 'a send that was given to a broker and timed out is called failed',
