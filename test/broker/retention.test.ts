@@ -147,3 +147,87 @@ void t.test('a planned stop waits for a removal under way', async (t) => {
     await work(bench, mq, 'orders', 1)
   }
 })
+
+void t.test('a few messages that nobody settles are copied, and their segment goes', async (t) => {
+  const { bench, mq, segments } = await serving()
+  await bench.complete(mq.createQueue('orders', { visibilityTimeoutMs: 3_600_000, partitions: 2 }))
+  await work(bench, mq, 'orders', 1)
+  for (const body of ['first stuck', 'second stuck']) await bench.complete(mq.send('orders', body))
+  const [at] = segments().slice(-1)
+  const stuck = await bench.complete(mq.receive('orders', { max: 10 }))
+  await work(bench, mq, 'orders', 3)
+  await bench.world.advance(20_000)
+  t.ok(segments().includes(at!), 'not at once')
+  await bench.world.advance(15_000)
+  t.notOk(segments().includes(at!), `segments ${segments().join()}`)
+  t.equal(bench.logged.length, 0)
+
+  await t.test('once more, when the segment of the copies is to go', async (t) => {
+    const copied = segments()
+    await work(bench, mq, 'orders', 5)
+    await bench.world.advance(40_000)
+    for (const name of copied) t.notOk(segments().includes(name), `${name} of ${segments().join()}`)
+    t.ok(segments().length <= 2, `segments ${segments().join()}`)
+  })
+  await t.test('and they are settled as ever', async (t) => {
+    await bench.complete(stuck[0]!.ack())
+    t.equal(bench.broker.internals.queues.get('orders')!.messages, 1)
+  })
+  await t.test('also after a restart', async (t) => {
+    await bench.restart(options)
+    const [again] = await bench.complete(mq.receive('orders', { max: 10 }))
+    t.equal(again!.text(), stuck[1]!.text())
+    t.equal(again!.id, stuck[1]!.id)
+    await bench.complete(again!.ack())
+    await work(bench, mq, 'orders', 2)
+    await bench.world.advance(5000)
+    t.ok(segments().length <= 2, `segments ${segments().join()}`)
+  })
+})
+
+void t.test(
+  'one stuck message of a large batch costs its batch, and only what is stuck comes back',
+  async (t) => {
+    const { bench, mq, segments } = await serving()
+    await bench.complete(mq.createQueue('orders', { visibilityTimeoutMs: 3_600_000 }))
+    const bodies = Array.from({ length: 100 }, (_, i) => ({ body: `${i}`.padEnd(60, '.') }))
+    await bench.complete(mq.sendBatch('orders', bodies))
+    const messages = await bench.complete(mq.receive('orders', { max: 100 }))
+    for (const [i, message] of messages.entries()) if (i !== 57) await bench.complete(message.ack())
+    await work(bench, mq, 'orders', 1)
+    await bench.world.advance(40_000)
+    t.notOk(segments().includes(1))
+    await bench.restart(options)
+    const again = await bench.complete(mq.receive('orders', { max: 100 }))
+    t.strictSame(
+      again.map((message) => message.text().slice(0, 2)),
+      ['57'],
+    )
+  },
+)
+
+void t.test('what has rotted is not copied, and keeps its segment until it is found out', async (t) => {
+  const bench = await BrokerBench.serving({
+    ...options,
+    logOptions: { ...options.logOptions, cacheBytes: 0 },
+  })
+  const mq = await bench.connect()
+  const segments = () => bench.broker.measured.segments().map(({ name }) => Number(name))
+  await bench.complete(mq.createQueue('orders', { visibilityTimeoutMs: 100_000 }))
+  await bench.complete(mq.send('orders', 'rotten'))
+  await bench.complete(mq.receive('orders'))
+  for (const { values } of bench.disk.attach().links.segments.values()) {
+    for (const value of values) {
+      const place = Buffer.from(value.buffer, value.byteOffset, value.length).indexOf('rotten')
+      if (place >= 0) value[place]! ^= 1
+    }
+  }
+  await work(bench, mq, 'orders', 3)
+  await bench.world.advance(60_000)
+  t.ok(segments().includes(1))
+  await bench.world.advance(60_000)
+  t.strictSame(await bench.complete(mq.receive('orders')), [], 'its lease is over, and it is quarantined')
+  await work(bench, mq, 'orders', 1)
+  await bench.world.advance(5000)
+  t.notOk(segments().includes(1), `segments ${segments().join()}`)
+})

@@ -188,15 +188,6 @@ export const plantedBugs: readonly PlantedBug[] = [
 `,
   },
   {
-    name: 'a copy is not on the disk when its segment goes',
-    file: 'src/storage/partition-log.ts',
-    find: `    this.#shared.enqueue({ log: this, bytes, base, end: base + count, isCopy: true })
-`,
-    replace: `    this.#shared.enqueue({ log: this, bytes, base, end: base + count, isCopy: true })
-    this.copied({ ...this.extents.at(-1)!.segment, name: this.#shared.currentSegment }, base, base + count)
-`,
-  },
-  {
     name: 'copies are not found again after a restart',
     file: 'src/storage/log.ts',
     find: `      if (this.#withCopies.has(segment)) log.findCopies(segment)
