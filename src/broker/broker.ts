@@ -14,6 +14,7 @@ import { LimitedLog } from '../observe/limited-log.ts'
 import { Phases } from '../observe/phases.ts'
 import { Meters, type Measured, type QueueFigures } from '../observe/metrics.ts'
 import { logDefaults, SharedLog, type LogOptions } from '../storage/log.ts'
+import { Retention } from '../storage/retention.ts'
 import { nowhere, sourceId, type Target } from '../partition/outbox.ts'
 import type { PartitionId, ProducerId, QueueId } from '../types.ts'
 import { BatchBuilder } from '../wire/batch.ts'
@@ -132,6 +133,7 @@ export class RunningBroker implements Broker, Measured {
   #mode: 'starting' | 'serving' | 'stopping' | 'stopped' | 'failed' = 'starting'
   #meta: EmbeddedStore | null = null
   #log: SharedLog | null = null
+  #retention: Retention | null = null
   #listener: Listener | null = null
   #commands: Commands | null = null
   #tellFull!: (error: MqError) => void
@@ -155,6 +157,8 @@ export class RunningBroker implements Broker, Measured {
       clock: env.clock,
       logger: options.log,
       recovered: (entries) => (this.#entriesRead += entries),
+      attach: (log) => this.log.attach(log),
+      detach: (log) => this.log.detach(log),
       forwarding: {
         clock: env.clock,
         limitedLog: this.limitedLog,
@@ -233,6 +237,7 @@ export class RunningBroker implements Broker, Measured {
 
   async start(): Promise<void> {
     const { clock, store } = this.env
+    const retention = { ...logDefaults, ...this.options.logOptions }
     const phases = new Phases(clock)
     await store.lock()
     phases.end('lock')
@@ -246,6 +251,7 @@ export class RunningBroker implements Broker, Measured {
       if (failed !== undefined) throw failed
       this.#mode = 'serving'
       this.#forgetDeleted()
+      this.#retention = new Retention(this.log, clock, retention)
       this.#listener.accept()
       phases.end('listen')
     } catch (error) {
@@ -286,6 +292,7 @@ export class RunningBroker implements Broker, Measured {
       relieved: () => this.#listener?.relieved(),
       full: (isFull) => this.#diskFull(isFull),
       committed: (tookMs, puts) => this.#committed(tookMs, puts),
+      removed: (segment) => this.logger.info({ segment }, 'segment removed: nothing in it is needed'),
     })
     phases.end('segments')
     for (const record of this.#meta.queues.values()) this.addQueue(this.openQueue(record, epoch))
@@ -386,6 +393,7 @@ export class RunningBroker implements Broker, Measured {
 
   async #stop(): Promise<void> {
     const wasServing = this.#mode === 'serving'
+    this.#retention?.close()
     if (wasServing) {
       this.#mode = 'stopping'
       this.logger.info({}, 'stopping')
@@ -464,6 +472,7 @@ export class RunningBroker implements Broker, Measured {
   fail(error: MqError): void {
     if (this.#mode === 'failed') return
     this.#mode = 'failed'
+    this.#retention?.close()
     this.logger.error(
       { code: error.code, reason: error.message },
       'the disk failed: stopping at once, restart to go on',

@@ -5,7 +5,8 @@ import { CorruptEntry, logName, type Entry } from '../partition/entry.ts'
 import { PartitionState } from '../partition/fold.ts'
 import { Leader, type LeaderOptions, type LeaderSink, type Now, type Reply } from '../partition/leader.ts'
 import type { Run } from '../partition/range-map.ts'
-import type { PartitionLog, SharedLog } from '../storage/log.ts'
+import type { SharedLog } from '../storage/log.ts'
+import type { PartitionLog } from '../storage/partition-log.ts'
 import type { Epoch, Offset, PartitionId, ProducerId, QueueId } from '../types.ts'
 import { Forwarder, type ForwarderContext } from './forwarder.ts'
 import type { Logger } from './logger.ts'
@@ -56,6 +57,9 @@ export class Partition implements LeaderSink<ReplyTo> {
     this.#onReady = onReady
     this.#checkpointed = state.logEnd
     this.leader = new Leader(log.name, state, this, options)
+    log.nextHeld = (from, into) => this.#nextHeld(from, into)
+    log.askCheckpoint = () => this.checkpoint(true)
+    context.attach(log)
     log.onDurable = (end) => {
       this.leader.committed(end)
       // What was committed may be ready in a while.
@@ -97,7 +101,7 @@ export class Partition implements LeaderSink<ReplyTo> {
         { queueId, partition: id, reason: error.message },
         'partition halted: its log cannot be read',
       )
-      const log = shared.attach(name)
+      const log = shared.unreadable(name)
       return new Partition(queueName, id, log, new PartitionState(), halted, context, options, onReady)
     }
   }
@@ -205,19 +209,26 @@ export class Partition implements LeaderSink<ReplyTo> {
   /** Adds the names of the segments that hold messages which are not settled. */
   liveSegments(into: Set<string>): void {
     const run: Run = { start: 0, end: 0, value: 0 }
-    const { extents } = this.#log
-    for (const [i, { segment, first }] of extents.entries()) {
-      const end = extents[i + 1]?.first ?? Infinity
-      const { live, outbox } = this.leader.state
-      for (const held of [live, outbox.moving]) {
-        if (held.nextRun(first, run) && run.start < end) into.add(segment.name)
-      }
+    for (const { segment } of [...this.#log.extents, ...this.#log.copies]) {
+      if (this.#log.nextHeldIn(segment.name, 0, run)) into.add(segment.name)
     }
   }
 
-  /** Stores the fold, if it has changed since it was stored last. */
-  checkpoint(): void {
-    if (!this.#open || this.halted !== null || this.leader.state.logEnd === this.#checkpointed) return
+  /** The first run of messages at or after `from` that are still to be delivered, or forwarded. */
+  #nextHeld(from: Offset, into: Run): boolean {
+    const { live, outbox } = this.leader.state
+    if (outbox.moving.isEmpty || !outbox.moving.nextRun(from, into)) return live.nextRun(from, into)
+    const { start, end } = into
+    if (live.nextRun(from, into) && into.start < start) return true
+    into.start = start
+    into.end = end
+    return true
+  }
+
+  /** Stores the fold, if it has changed since it was stored last, or anyway. */
+  checkpoint(anyway = false): void {
+    if (!this.#open || this.halted !== null) return
+    if (!anyway && this.leader.state.logEnd === this.#checkpointed) return
     this.#checkpointed = this.leader.state.logEnd
     this.#log.checkpoint(this.leader.state)
   }
@@ -234,6 +245,7 @@ export class Partition implements LeaderSink<ReplyTo> {
     if (!this.#open) return
     this.#disarm()
     this.#forwarder?.close(reason)
+    this.#context.detach(this.#log)
     this.#log.onDurable = () => undefined
     if (reason !== undefined) this.leader.abandon(reason)
     this.#open = false
@@ -273,4 +285,7 @@ export interface PartitionContext {
   readonly forwarding: ForwarderContext
   /** Counts log entries that a start had to read. */
   recovered(entries: number): void
+  /** What this log needs of the disk is to be kept. */
+  attach(log: PartitionLog): void
+  detach(log: PartitionLog): void
 }

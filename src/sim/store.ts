@@ -19,6 +19,8 @@ const entryOverheadBytes = 16
 export interface SimStoreOptions {
   /** Commits that would make the store larger than this reject with DISK_FULL. Default: no limit. */
   readonly capacityBytes?: number
+  /** Keep what is removed beside it, for whoever checks a log from its first entry. Default: no. */
+  readonly keepsRemoved?: boolean
 }
 
 /** What the next commit meets, whatever the chances are. */
@@ -40,11 +42,13 @@ export class SimStore implements Store {
   commits = 0
 
   readonly #segments = new Map<string, SegmentData>()
+  readonly #removed: Map<string, SegmentData> | null
   readonly #own: AttachedStore
   #holder: AttachedStore | undefined
 
   constructor(options: SimStoreOptions = {}) {
     this.capacityBytes = options.capacityBytes ?? Infinity
+    this.#removed = options.keepsRemoved === true ? new Map() : null
     this.#own = this.attach()
   }
 
@@ -53,6 +57,7 @@ export class SimStore implements Store {
     return new AttachedStore(host, {
       store: this,
       segments: this.#segments,
+      removed: this.#removed,
       holder: () => this.#holder,
       hold: (holder) => {
         this.#holder = holder
@@ -140,6 +145,8 @@ class SegmentData {
 interface StoreLinks {
   readonly store: SimStore
   readonly segments: Map<string, SegmentData>
+  /** What was removed, if that is kept. */
+  readonly removed: Map<string, SegmentData> | null
   holder(): AttachedStore | undefined
   hold(holder: AttachedStore | undefined): void
 }
@@ -203,7 +210,15 @@ export class AttachedStore implements Store {
     if (!this.host.alive) return never()
     this.#mustHold()
     invariant(!this.#open.has(name), `segment ${name} is open`)
-    await this.effect('disk', this.latencyMs(), { apply: () => this.links.segments.delete(name) })
+    await this.effect('disk', this.latencyMs(), {
+      apply: () => {
+        const { segments, removed } = this.links
+        const data = segments.get(name)
+        if (data === undefined) return
+        segments.delete(name)
+        removed?.set(name, data)
+      },
+    })
   }
 
   async close(): Promise<void> {

@@ -7,18 +7,14 @@
  * of the turn, a busy one in groups as large as the disk is slow. Whatever is told as durable was: the promise of a
  * commit resolves after its sync. A failed commit is never told as anything; the process stops.
  */
-import { crc32 } from 'node:zlib'
 import type { Clock, Put, Segment, Store, Timer } from '../env.ts'
 import { invariant, MqError } from '../errors.ts'
 import {
   CorruptEntry,
-  decodeEntry,
   decodeHeader,
   entryLength,
   nextChain,
   payloadVerifies,
-  peekEntry,
-  writeU64,
   type Entry,
   type LogName,
 } from '../partition/entry.ts'
@@ -26,7 +22,8 @@ import { PartitionState } from '../partition/fold.ts'
 import { decodeBody, type Ranges } from '../partition/payload.ts'
 import type { Offset } from '../types.ts'
 import { asStorageError, watchdog } from './disk-failure.ts'
-import { EntryCache, PartitionEntries } from './entry-cache.ts'
+import { EntryCache } from './entry-cache.ts'
+import { asBuffer, checkpointCrc, copyPrefix, PartitionLog, type Queued } from './partition-log.ts'
 
 export interface LogOptions {
   /** Size at which the log rolls on to the next segment, in bytes. */
@@ -41,6 +38,10 @@ export interface LogOptions {
   commitTimeoutMs: number
   /** Memory for the entries that were committed or read last, of all partitions together; 0: none. */
   cacheBytes: number
+  /** How often closed segments are looked at, whether they can go, in milliseconds. */
+  retentionMs: number
+  /** How long a segment is kept for a few messages in it before those are copied, in milliseconds. */
+  copyAfterMs: number
 }
 
 export const logDefaults: LogOptions = {
@@ -50,6 +51,8 @@ export const logDefaults: LogOptions = {
   fullRetryMs: 500,
   commitTimeoutMs: 60_000,
   cacheBytes: 32 << 20,
+  retentionMs: 1000,
+  copyAfterMs: 30_000,
 }
 
 export interface LogEvents {
@@ -63,6 +66,8 @@ export interface LogEvents {
   full(isFull: boolean): void
   /** A group was committed, for which the disk took `tookMs`. */
   committed?(tookMs: number, puts: readonly Put[]): void
+  /** A segment that nobody needed is gone. */
+  removed?(name: string): void
 }
 
 /** What a start finds of one partition. */
@@ -73,14 +78,6 @@ export interface Recovered {
   /** Batches in it whose messages can't be read any more. */
   readonly rotten: Ranges
   readonly entriesRead: number
-}
-
-interface Queued {
-  readonly log: PartitionLog
-  /** An entry and where it ends; or a checkpoint (`end` −1). */
-  readonly bytes: Uint8Array
-  readonly base: Offset
-  readonly end: Offset
 }
 
 /** Entries below this size share a record with their neighbours in a commit. */
@@ -94,6 +91,10 @@ export class SharedLog {
   readonly #options: LogOptions
   readonly #events: LogEvents
   readonly #segments: Segment[]
+  /** Those whose messages and checkpoints are to be kept. */
+  readonly #partitions = new Set<PartitionLog>()
+  /** Segments that had copies when they were opened. */
+  readonly #withCopies = new Set<Segment>()
   #next: Promise<Segment> | null = null
   #queue: Queued[] = []
   #queuedBytes = 0
@@ -104,6 +105,8 @@ export class SharedLog {
   /** Appended so far, and how much of it is on disk. */
   #appended = 0
   #durable = 0
+  /** The last removal of a segment. */
+  #removing: Promise<void> = Promise.resolve()
   /** Resolved once `#durable` ≥ `after`, which never decreases along the list. */
   #flushing: { after: number; resolve: () => void }[] = []
 
@@ -117,6 +120,12 @@ export class SharedLog {
     this.#store = store
     this.#clock = clock
     this.#segments = segments
+    for (const segment of segments) {
+      segment.scan(Uint8Array.of(copyPrefix), Uint8Array.of(copyPrefix + 1), () => {
+        this.#withCopies.add(segment)
+        return false
+      })
+    }
     this.#options = options
     this.#events = events
     this.cache = new EntryCache(options.cacheBytes)
@@ -150,6 +159,15 @@ export class SharedLog {
     return this.#segments
   }
 
+  get partitions(): Iterable<PartitionLog> {
+    return this.#partitions
+  }
+
+  /** Entries and checkpoints so far. */
+  get appended(): number {
+    return this.#appended
+  }
+
   get backlogged(): boolean {
     return this.#queuedBytes > this.#options.queuedBytesMax
   }
@@ -164,10 +182,16 @@ export class SharedLog {
    */
   recover(name: LogName): Recovered {
     const log = new PartitionLog(name, this)
-    const { state, firstSegment } = this.#newestCheckpoint(log)
+    const {
+      state,
+      firstSegment,
+      segment: checkpointSegment,
+      bytes: checkpointBytes,
+    } = this.#newestCheckpoint(log)
     const rotten: Ranges = []
     let entriesRead = 0
     for (const segment of this.#segments) {
+      if (this.#withCopies.has(segment)) log.findCopies(segment)
       const first = log.firstBase(segment)
       if (first === undefined) continue
       log.extents.push({ segment, first })
@@ -190,15 +214,70 @@ export class SharedLog {
       })
     }
     log.durableEnd = log.told = state.logEnd
+    if (checkpointSegment !== null) {
+      // All of them, as far as anybody has looked; the next checkpoint will know better.
+      const holds = [...log.extents, ...log.copies].map(({ segment }) => segment.name)
+      log.checkpointed = { segment: checkpointSegment, from: firstSegment, holds, bytes: checkpointBytes }
+    }
     return { log, state, rotten, entriesRead }
   }
 
-  /** A partition whose log can't be read: for its name only. */
-  attach(name: LogName): PartitionLog {
-    return new PartitionLog(name, this)
+  /** What this partition needs is kept from now on. */
+  attach(log: PartitionLog): void {
+    this.#partitions.add(log)
   }
 
-  #newestCheckpoint(log: PartitionLog): { state: PartitionState; firstSegment: string } {
+  /** Its queue is deleted: nothing of it is needed any more. */
+  detach(log: PartitionLog): void {
+    this.#partitions.delete(log)
+  }
+
+  /** A partition whose log can't be read: all that there is of it is kept, for whoever can tell what happened. */
+  unreadable(name: LogName): PartitionLog {
+    const log = new PartitionLog(name, this)
+    const kept = this.#segments.filter(
+      (segment) => log.isIn(segment) || segment.get(log.checkpointKey) !== undefined,
+    )
+    log.kept = new Set(kept.map((segment) => segment.name))
+    return log
+  }
+
+  /**
+   * Removes a closed segment that nobody needs. Resolves once it is gone, or the disk has failed, or the log was closed
+   * before.
+   */
+  async remove(name: string): Promise<void> {
+    const i = this.#segments.findIndex((segment) => segment.name === name)
+    invariant(i >= 0 && i < this.#segments.length - 1, `segment ${name} is not a closed one`)
+    for (const log of this.#partitions) {
+      invariant(log.needs(name) === 'nothing', `segment ${name} is needed`)
+      log.forget(name)
+    }
+    const [segment] = this.#segments.splice(i, 1)
+    const removed = this.#removeSegment(segment!)
+    this.#removing = removed
+    await removed
+  }
+
+  async #removeSegment(segment: Segment): Promise<void> {
+    const watchdog = this.#watchdog('removing a segment')
+    try {
+      await segment.close()
+      await this.#store.remove(segment.name)
+      this.#events.removed?.(segment.name)
+    } catch (error) {
+      this.#fail(asStorageError('removing a segment', error))
+    } finally {
+      watchdog.cancel()
+    }
+  }
+
+  #newestCheckpoint(log: PartitionLog): {
+    state: PartitionState
+    firstSegment: string
+    segment: string | null
+    bytes: number
+  } {
     for (let i = this.#segments.length - 1; i >= 0; i--) {
       const value = this.#segments[i]!.get(log.checkpointKey)
       if (value === undefined) continue
@@ -206,9 +285,9 @@ export class SharedLog {
       const body = stored.subarray(4)
       // A rotten checkpoint costs only time: the one before it and a longer tail say the same.
       if (stored.length > 4 && checkpointCrc(log.name, body) === stored.readUInt32BE(0))
-        return PartitionState.decode(body)
+        return { ...PartitionState.decode(body), segment: this.#segments[i]!.name, bytes: stored.length }
     }
-    return { state: new PartitionState(), firstSegment: '' }
+    return { state: new PartitionState(), firstSegment: '', segment: null, bytes: 0 }
   }
 
   /** @internal for PartitionLog */
@@ -244,6 +323,7 @@ export class SharedLog {
     this.#mode = 'closed'
     const next = await this.#next?.catch(() => null)
     if (next) await next.close()
+    await this.#removing
     await Promise.allSettled(this.#segments.map((segment) => segment.close()))
   }
 
@@ -307,9 +387,17 @@ export class SharedLog {
 
   #tell(group: readonly Queued[], segment: Segment): void {
     const touched: PartitionLog[] = []
-    for (const { log, bytes, base, end } of group) {
+    for (const { log, bytes, base, end, checkpoint, isCopy } of group) {
       this.#queuedBytes -= bytes.length
-      if (end < 0) continue
+      if (checkpoint !== undefined) {
+        log.checkpointed = { ...checkpoint, segment: segment.name }
+        log.checkpointsUnderWay--
+        continue
+      }
+      if (isCopy === true) {
+        log.copied(segment, base, end)
+        continue
+      }
       if (log.extents.at(-1)?.segment !== segment) log.extents.push({ segment, first: base })
       if (log.told === log.durableEnd) touched.push(log)
       log.durableEnd = end
@@ -394,182 +482,6 @@ export class SharedLog {
 
 const segmentName = /^\d{8}$/
 
-interface Extent {
-  segment: Segment
-  /** Base of this partition's first record there. */
-  first: Offset
-}
-
-/** One partition's view of the shared log. */
-export class PartitionLog {
-  readonly name: LogName
-  readonly endKey: Buffer
-  readonly checkpointKey: Buffer
-  /** Everything below is on disk. */
-  durableEnd: Offset = 0
-  /** @internal what `onDurable` said last */
-  told: Offset = 0
-  /** Where records are, ascending in both. */
-  readonly extents: Extent[] = []
-  /** Everything below `end` is on disk; called once a commit, with rising ends. */
-  onDurable: (end: Offset) => void = () => undefined
-  /** @internal */
-  readonly cached: PartitionEntries
-  readonly #shared: SharedLog
-
-  constructor(name: LogName, shared: SharedLog) {
-    this.name = name
-    this.#shared = shared
-    this.cached = new PartitionEntries(shared.cache)
-    this.endKey = this.key(Number.MAX_SAFE_INTEGER)
-    this.checkpointKey = Buffer.concat([Uint8Array.of(checkpointPrefix), name.bytes])
-  }
-
-  /** To be made durable, in order. The bytes must not change until `onDurable` has passed `end`. */
-  append(entry: Uint8Array, base: Offset, end: Offset): void {
-    this.#shared.enqueue({ log: this, bytes: entry, base, end })
-  }
-
-  /** Stores the fold of everything appended so far. */
-  checkpoint(state: PartitionState): void {
-    const body = state.encode(this.#shared.currentSegment)
-    const bytes = Buffer.allocUnsafeSlow(4 + body.length)
-    bytes.writeUInt32BE(checkpointCrc(this.name, body), 0)
-    bytes.set(body, 4)
-    this.#shared.enqueue({ log: this, bytes, base: -1, end: -1 })
-  }
-
-  /**
-   * The entry that holds `offset`, which is below `durableEnd`: as it was appended, or verified, in memory that does
-   * not change.
-   * @throws CorruptEntry when it is not there as it was written
-   */
-  read(offset: Offset): Entry {
-    const cached = this.cached.find(offset)
-    if (cached !== null) return cached
-    const { value, at } = this.#find(offset)
-    const entry = decodeEntry(this.name, Buffer.from(value.subarray(at, at + entryLength(value, at))), 0)
-    this.cached.read(entry)
-    return entry
-  }
-
-  /**
-   * The entry that holds `offset`, which is below `durableEnd`, verified, in memory of its own; past the cache, as
-   * `headerAt`.
-   * @throws CorruptEntry
-   */
-  look(offset: Offset): Entry {
-    const { value, at } = this.#find(offset)
-    return decodeEntry(this.name, Buffer.from(value.subarray(at, at + entryLength(value, at))), 0)
-  }
-
-  /**
-   * The header of the entry that holds `offset`, which is below `durableEnd`: for whoever only looks, so past the
-   * cache, which is for readers.
-   * @throws CorruptEntry
-   */
-  headerAt(offset: Offset): { base: Offset; end: Offset; timeMs: number } {
-    const { value, at } = this.#find(offset)
-    const { base, count, timeMs } = decodeHeader(this.name, value, at)
-    return { base, end: base + count, timeMs }
-  }
-
-  /** Where the entry that holds `offset` is; the bytes are valid until the segment is next called. */
-  #find(offset: Offset): { value: Buffer; at: number } {
-    const found = this.#segmentOf(offset)?.floor(this.key(offset))
-    if (found === undefined || !this.owns(found.key))
-      throw new CorruptEntry(`no record holds offset ${offset}`)
-    const value = asBuffer(found.value)
-    for (let at = 0; at < value.length;) {
-      const { base, count, length } = peekEntry(value, at)
-      // A count that has rotted may reach over its neighbours: only a header that verifies says whose offset it is.
-      if (offset >= base && offset < base + count && verifies(this.name, value, at)) return { value, at }
-      at += length
-    }
-    throw new CorruptEntry(`no entry that verifies holds offset ${offset}`)
-  }
-
-  /**
-   * The end (exclusive) of what can't be read around `offset`: that of its entry, if the header verifies, else at most
-   * that of its record. Neighbours in the record that verify are not given up for it.
-   */
-  recordEnd(offset: Offset): Offset {
-    const segment = this.#segmentOf(offset)
-    let end = this.durableEnd
-    for (const { first } of this.extents) if (first > offset) end = Math.min(end, first)
-    segment?.scan(this.key(offset + 1), this.endKey, (key) => {
-      end = Math.min(end, this.#baseOf(key))
-      return false
-    })
-    const record = segment?.floor(this.key(offset))
-    if (record !== undefined && this.owns(record.key)) {
-      end = Math.min(end, edgeAfter(offset, this.name, asBuffer(record.value)) ?? end)
-    }
-    return end
-  }
-
-  /** Base of this partition's first record in a segment. */
-  firstBase(segment: Segment): Offset | undefined {
-    let first: Offset | undefined
-    segment.scan(this.key(0), this.endKey, (key) => {
-      first = this.#baseOf(key)
-      return false
-    })
-    return first
-  }
-
-  key(base: Offset): Buffer {
-    const key = Buffer.allocUnsafe(29)
-    key[0] = entryPrefix
-    key.set(this.name.bytes, 1)
-    writeU64(key, base, 21)
-    return key
-  }
-
-  owns(key: Uint8Array): boolean {
-    return (
-      key.length === 29 &&
-      key[0] === entryPrefix &&
-      Buffer.compare(key.subarray(1, 21), this.name.bytes) === 0
-    )
-  }
-
-  #baseOf(key: Uint8Array): Offset {
-    const bytes = asBuffer(key)
-    return bytes.readUInt32BE(21) * 0x1_0000_0000 + bytes.readUInt32BE(25)
-  }
-
-  #segmentOf(offset: Offset): Segment | undefined {
-    for (let i = this.extents.length - 1; i >= 0; i--)
-      if (this.extents[i]!.first <= offset) return this.extents[i]!.segment
-    return undefined
-  }
-}
-
-/** Where the first entry of a record whose header verifies begins or ends above `offset`, if one does. */
-function edgeAfter(offset: Offset, name: LogName, record: Buffer): Offset | undefined {
-  try {
-    for (let at = 0; at < record.length; at += entryLength(record, at)) {
-      const { base, count } = peekEntry(record, at)
-      if (base + count > offset && verifies(name, record, at)) return base > offset ? base : base + count
-    }
-  } catch (error) {
-    // A length that has rotted: nothing behind it can be found.
-    if (!(error instanceof CorruptEntry)) throw error
-  }
-  return undefined
-}
-
-function verifies(name: LogName, record: Buffer, at: number): boolean {
-  try {
-    decodeHeader(name, record, at)
-    return true
-  } catch (error) {
-    if (error instanceof CorruptEntry) return false
-    throw error
-  }
-}
-
 /** An entry that verifies may still not be what follows: its predecessor is missing, or its chain has rotted. */
 function assertNext(entry: Entry, state: PartitionState): void {
   if (entry.base !== state.logEnd) {
@@ -578,17 +490,6 @@ function assertNext(entry: Entry, state: PartitionState): void {
   const chain = nextChain(state.chain, entry.epoch, entry.base, entry.crc)
   if (Buffer.compare(chain, entry.chain) !== 0)
     throw new CorruptEntry(`chain of the entry at offset ${entry.base}`)
-}
-
-const entryPrefix = 0x4c
-const checkpointPrefix = 0x43
-
-function checkpointCrc(name: LogName, body: Uint8Array): number {
-  return (crc32(body) ^ name.crc) >>> 0
-}
-
-function asBuffer(bytes: Uint8Array): Buffer {
-  return Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 }
 
 /** One put for each record; small neighbours of one partition share one. */
@@ -604,8 +505,12 @@ function toPuts(group: readonly Queued[]): Put[] {
       value: record.parts.length === 1 ? record.parts[0]! : Buffer.concat(record.parts),
     })
   }
-  for (const { log, bytes, base, end } of group) {
-    if (end < 0) {
+  for (const { log, bytes, base, end, checkpoint, isCopy } of group) {
+    if (isCopy === true) {
+      puts.push({ key: log.key(base, copyPrefix), value: bytes })
+      continue
+    }
+    if (checkpoint !== undefined) {
       // The entries after a checkpoint begin a record, so that a start reads none of those before it.
       close(log)
       puts.push({ key: log.checkpointKey, value: bytes })

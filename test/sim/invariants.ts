@@ -98,8 +98,8 @@ export class Invariants {
 function foldWhole(name: LogName, store: SimStore): PartitionState {
   const state = new PartitionState()
   const prefix = Buffer.concat([Uint8Array.of(0x4c), name.bytes]).toString('latin1')
-  const { segments } = store.attach().links
-  for (const [, data] of [...segments].sort(([a], [b]) => (a < b ? -1 : 1))) {
+  const { segments, removed } = store.attach().links
+  for (const [, data] of [...segments, ...removed!].sort(([a], [b]) => (a < b ? -1 : 1))) {
     for (let place = data.place(prefix); data.keys[place]?.startsWith(prefix) === true; place++) {
       const record = Buffer.from(data.values[place]!)
       for (let at = 0; at < record.length; at += entryLength(record, at)) {

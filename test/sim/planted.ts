@@ -158,6 +158,51 @@ export const plantedBugs: readonly PlantedBug[] = [
     replace: `fill(timeMs + (delayMs >> 1))`,
   },
   {
+    name: 'a segment is removed though only settles that a crash may take back free it',
+    file: 'src/storage/partition-log.ts',
+    find: `(checkpointed.from <= name || checkpointed.holds.includes(name))`,
+    replace: `checkpointed.from <= name`,
+  },
+  {
+    name: 'a segment is removed with entries that a start has to read',
+    file: 'src/storage/partition-log.ts',
+    find: `(checkpointed.from <= name || checkpointed.holds.includes(name))`,
+    replace: `checkpointed.holds.includes(name)`,
+  },
+  {
+    name: 'a segment is removed with the newest checkpoint in it',
+    file: 'src/storage/partition-log.ts',
+    find: `    if (checkpointed.segment === name) return 'start'
+`,
+    replace: ``,
+  },
+  {
+    name: 'a checkpoint counts for retention before it is on the disk',
+    file: 'src/storage/partition-log.ts',
+    find: `    this.checkpointsUnderWay++
+    const checkpoint = { segment: '', from, holds, bytes: bytes.length }
+`,
+    replace: `    this.checkpointsUnderWay++
+    const checkpoint = { segment: from, from, holds, bytes: bytes.length }
+    this.checkpointed = checkpoint
+`,
+  },
+  {
+    name: 'copies are not found again after a restart',
+    file: 'src/storage/log.ts',
+    find: `      if (this.#withCopies.has(segment)) log.findCopies(segment)
+`,
+    replace: ``,
+  },
+  {
+    name: 'a segment is removed with copies in it',
+    file: 'src/storage/partition-log.ts',
+    find: `    const c = this.copies.findIndex(({ segment }) => segment.name === name)
+    if (c >= 0) {`,
+    replace: `    const c = this.copies.findIndex(({ segment }) => segment.name === name)
+    if (c >= 1e9) {`,
+  },
+  {
     name: 'a send that was given to a broker and timed out is called failed',
     file: 'src/client/ending.ts',
     find: `  return new MqError('TIMEOUT', \`\${what}: \${why}\`, { outcome: outcomeOf(mayBeDone) })`,

@@ -91,7 +91,7 @@ class Simulation {
   readonly #history: History
   readonly #shadow: Shadow
   readonly #invariants = new Invariants()
-  readonly #disk = new SimStore()
+  readonly #disk = new SimStore({ keepsRemoved: true })
   readonly #startMs: number
   readonly #clients: (Client | null)[] = []
   #clientStarts = 0

@@ -14,7 +14,8 @@ import { encodeBody, type EntryBody } from '../../src/partition/payload.ts'
 import type { FaultOptions } from '../../src/sim/faults.ts'
 import { SimStore } from '../../src/sim/store.ts'
 import { SimWorld, type SimProcess } from '../../src/sim/world.ts'
-import { logDefaults, SharedLog, type LogOptions, type PartitionLog } from '../../src/storage/log.ts'
+import { logDefaults, SharedLog, type LogOptions } from '../../src/storage/log.ts'
+import type { PartitionLog } from '../../src/storage/partition-log.ts'
 
 const orders = logName('aa'.repeat(16), 0)
 const bills = logName('bb'.repeat(16), 3)

@@ -1,0 +1,384 @@
+/** One partition's view of the shared log: where its entries are, what of them is needed, and reading them. */
+import { crc32 } from 'node:zlib'
+import type { Segment } from '../env.ts'
+import {
+  CorruptEntry,
+  decodeEntry,
+  decodeHeader,
+  entryLength,
+  peekEntry,
+  writeU64,
+  type Entry,
+  type LogName,
+} from '../partition/entry.ts'
+import type { PartitionState } from '../partition/fold.ts'
+import { RangeMap, type Run } from '../partition/range-map.ts'
+import type { Offset } from '../types.ts'
+import { PartitionEntries, type EntryCache } from './entry-cache.ts'
+
+/** Something on its way to the disk. */
+export interface Queued {
+  readonly log: PartitionLog
+  /** An entry and where it ends; or a checkpoint. */
+  readonly bytes: Uint8Array
+  readonly base: Offset
+  readonly end: Offset
+  readonly checkpoint?: Checkpointed
+  /** The entry is on disk already, in a segment that is to go. */
+  readonly isCopy?: true
+}
+
+/** A checkpoint, as retention sees it. */
+export interface Checkpointed {
+  /** Where it is. */
+  readonly segment: string
+  /** The first segment that may hold entries after it. */
+  readonly from: string
+  /** Segments before that which have messages that it calls unsettled. */
+  readonly holds: readonly string[]
+  readonly bytes: number
+}
+
+interface Extent {
+  segment: Segment
+  /** Base of this partition's first record there. */
+  first: Offset
+}
+
+/** Batches that were copied to a segment from older ones. They lie before all else that the partition has there. */
+interface Copies {
+  segment: Segment
+  batches: RangeMap
+}
+
+/** What it is a part of. */
+interface Shared {
+  readonly cache: EntryCache
+  readonly currentSegment: string
+  enqueue(queued: Queued): void
+}
+
+/** One partition's view of the shared log. */
+export class PartitionLog {
+  readonly name: LogName
+  readonly endKey: Buffer
+  readonly checkpointKey: Buffer
+  /** Everything below is on disk. */
+  durableEnd: Offset = 0
+  /** @internal what `onDurable` said last */
+  told: Offset = 0
+  /** Where records are, ascending in both. */
+  readonly extents: Extent[] = []
+  /** Where batches are that were copied, by segments, ascending. Of several copies the newest counts. */
+  readonly copies: Copies[] = []
+  /** Everything below `end` is on disk; called once a commit, with rising ends. */
+  onDurable: (end: Offset) => void = () => undefined
+  /** @internal */
+  readonly cached: PartitionEntries
+  /** The newest on disk. */
+  checkpointed: Checkpointed | null = null
+  /** Newer ones that are on their way there. */
+  checkpointsUnderWay = 0
+  /** Of a log that can't be read: the segments that have any of it. */
+  kept: ReadonlySet<string> | null = null
+  /** The first run of messages at or after `from` that are to be kept. */
+  nextHeld: (from: Offset, into: Run) => boolean = (from, into) => {
+    into.start = from
+    into.end = Number.MAX_SAFE_INTEGER
+    return true
+  }
+  /** A checkpoint is wanted: that of long ago is all that keeps a segment. */
+  askCheckpoint: () => void = () => undefined
+  readonly #shared: Shared
+  readonly #run: Run = { start: 0, end: 0, value: 0 }
+
+  constructor(name: LogName, shared: Shared) {
+    this.name = name
+    this.#shared = shared
+    this.cached = new PartitionEntries(shared.cache)
+    this.endKey = this.key(Number.MAX_SAFE_INTEGER)
+    this.checkpointKey = Buffer.concat([Uint8Array.of(checkpointPrefix), name.bytes])
+  }
+
+  /** To be made durable, in order. The bytes must not change until `onDurable` has passed `end`. */
+  append(entry: Uint8Array, base: Offset, end: Offset): void {
+    this.#shared.enqueue({ log: this, bytes: entry, base, end })
+  }
+
+  /** For what a closed segment is needed, if it is. */
+  needs(name: string): 'all' | 'messages' | 'start' | 'nothing' {
+    if (this.kept !== null) return this.kept.has(name) ? 'all' : 'nothing'
+    if (this.nextHeldIn(name, 0, this.#run)) return 'messages'
+    const { checkpointed } = this
+    const isThere = [...this.extents, ...this.copies].some(({ segment }) => segment.name === name)
+    if (checkpointed === null) return isThere ? 'start' : 'nothing'
+    if (checkpointed.segment === name) return 'start'
+    // What was settled since then, a crash may yet bring back.
+    return isThere && (checkpointed.from <= name || checkpointed.holds.includes(name)) ? 'start' : 'nothing'
+  }
+
+  /** @internal A segment is gone. */
+  forget(name: string): void {
+    for (const places of [this.extents, this.copies]) {
+      const i = places.findIndex(({ segment }) => segment.name === name)
+      if (i >= 0) places.splice(i, 1)
+    }
+  }
+
+  /** The first run at or after `from` of messages that are to be kept and are in this segment, but for older copies. */
+  nextHeldIn(name: string, from: Offset, into: Run): boolean {
+    const c = this.copies.findIndex(({ segment }) => segment.name === name)
+    if (c >= 0) {
+      const newer = this.copies.slice(c + 1)
+      const batches: Run = { start: 0, end: 0, value: 0 }
+      for (let at = from; this.copies[c]!.batches.nextRun(at, batches); at = batches.end) {
+        if (this.#nextHeldOnly(Math.max(at, batches.start), batches.end, newer, into)) return true
+      }
+    }
+    const i = this.extents.findIndex(({ segment }) => segment.name === name)
+    if (i < 0) return false
+    const end = this.extents[i + 1]?.first ?? this.durableEnd
+    return this.#nextHeldOnly(Math.max(from, this.extents[i]!.first), end, this.copies, into)
+  }
+
+  /** The first run in `[from, end)` of messages that are to be kept and are not in `copies`. */
+  #nextHeldOnly(from: Offset, end: Offset, copies: readonly Copies[], into: Run): boolean {
+    for (let at = from; at < end && this.nextHeld(at, into) && into.start < end;) {
+      const stop = Math.min(into.end, end)
+      at = Math.max(at, into.start)
+      for (let copied = true; copied && at < stop;) {
+        copied = false
+        for (const { batches } of copies) {
+          if (!batches.nextRun(at, into) || into.start > at) continue
+          at = into.end
+          copied = true
+        }
+      }
+      if (at >= stop) continue
+      let nextCopied = stop
+      for (const { batches } of copies)
+        if (batches.nextRun(at, into)) nextCopied = Math.min(nextCopied, into.start)
+      into.start = at
+      into.end = nextCopied
+      return true
+    }
+    return false
+  }
+
+  /** How many of this partition's offsets are in the segment, and how many of them are messages to be kept. */
+  shareOf(name: string): { offsets: number; held: number } {
+    const i = this.extents.findIndex(({ segment }) => segment.name === name)
+    let offsets = this.copies.find(({ segment }) => segment.name === name)?.batches.size ?? 0
+    if (i >= 0) offsets += (this.extents[i + 1]?.first ?? this.durableEnd) - this.extents[i]!.first
+    let held = 0
+    const run: Run = { start: 0, end: 0, value: 0 }
+    if (offsets > 0)
+      for (let at = 0; this.nextHeldIn(name, at, run); at = run.end) held += run.end - run.start
+    return { offsets, held }
+  }
+
+  /**
+   * Appends a copy of the batch that holds `offset`, so that its segment is not needed for it any more.
+   * @returns where the batch ends, and its bytes
+   * @throws CorruptEntry it can't be read
+   */
+  copy(offset: Offset): { end: Offset; bytes: number } {
+    const { value, at } = this.#find(offset)
+    const bytes = Buffer.from(value.subarray(at, at + entryLength(value, at)))
+    const { base, count } = decodeEntry(this.name, bytes, 0)
+    this.#shared.enqueue({ log: this, bytes, base, end: base + count, isCopy: true })
+    return { end: base + count, bytes: bytes.length }
+  }
+
+  /** @internal A copy is on disk. */
+  copied(segment: Segment, base: Offset, end: Offset): void {
+    let copies = this.copies.at(-1)
+    if (copies?.segment !== segment) this.copies.push((copies = { segment, batches: new RangeMap() }))
+    copies.batches.set(base, end)
+  }
+
+  /** @internal At the start: what has been copied to this segment, which comes after those that were told before. */
+  findCopies(segment: Segment): void {
+    segment.scan(this.key(0, copyPrefix), this.key(Number.MAX_SAFE_INTEGER, copyPrefix), (_key, value) => {
+      const record = asBuffer(value)
+      const { base, count } = peekEntry(record, 0)
+      // Of one that has rotted nobody knows what it is a copy of: its messages are found missing when they are read.
+      if (verifies(this.name, record, 0)) this.copied(segment, base, base + count)
+      return true
+    })
+  }
+
+  /** Stores the fold of everything appended so far. */
+  checkpoint(state: PartitionState): void {
+    const from = this.#shared.currentSegment
+    const body = state.encode(from)
+    const bytes = Buffer.allocUnsafeSlow(4 + body.length)
+    bytes.writeUInt32BE(checkpointCrc(this.name, body), 0)
+    bytes.set(body, 4)
+    const holds = [...this.extents, ...this.copies]
+      .map(({ segment }) => segment.name)
+      .filter((name) => this.nextHeldIn(name, 0, this.#run))
+    this.checkpointsUnderWay++
+    const checkpoint = { segment: '', from, holds, bytes: bytes.length }
+    this.#shared.enqueue({ log: this, bytes, base: -1, end: -1, checkpoint })
+  }
+
+  /**
+   * The entry that holds `offset`, which is below `durableEnd`: as it was appended, or verified, in memory that does
+   * not change.
+   * @throws CorruptEntry when it is not there as it was written
+   */
+  read(offset: Offset): Entry {
+    const cached = this.cached.find(offset)
+    if (cached !== null) return cached
+    const { value, at } = this.#find(offset)
+    const entry = decodeEntry(this.name, Buffer.from(value.subarray(at, at + entryLength(value, at))), 0)
+    this.cached.read(entry)
+    return entry
+  }
+
+  /**
+   * The entry that holds `offset`, which is below `durableEnd`, verified, in memory of its own; past the cache, as
+   * `headerAt`.
+   * @throws CorruptEntry
+   */
+  look(offset: Offset): Entry {
+    const { value, at } = this.#find(offset)
+    return decodeEntry(this.name, Buffer.from(value.subarray(at, at + entryLength(value, at))), 0)
+  }
+
+  /**
+   * The header of the entry that holds `offset`, which is below `durableEnd`: for whoever only looks, so past the
+   * cache, which is for readers.
+   * @throws CorruptEntry
+   */
+  headerAt(offset: Offset): { base: Offset; end: Offset; timeMs: number } {
+    const { value, at } = this.#find(offset)
+    const { base, count, timeMs } = decodeHeader(this.name, value, at)
+    return { base, end: base + count, timeMs }
+  }
+
+  /** Where the entry that holds `offset` is; the bytes are valid until the segment is next called. */
+  #find(offset: Offset): { value: Buffer; at: number } {
+    const { segment, prefix } = this.#placeOf(offset)
+    const found = segment?.floor(this.key(offset, prefix))
+    if (found === undefined || !this.owns(found.key, prefix))
+      throw new CorruptEntry(`no record holds offset ${offset}`)
+    const value = asBuffer(found.value)
+    for (let at = 0; at < value.length;) {
+      const { base, count, length } = peekEntry(value, at)
+      // A count that has rotted may reach over its neighbours: only a header that verifies says whose offset it is.
+      if (offset >= base && offset < base + count && verifies(this.name, value, at)) return { value, at }
+      at += length
+    }
+    throw new CorruptEntry(`no entry that verifies holds offset ${offset}`)
+  }
+
+  /**
+   * The end (exclusive) of what can't be read around `offset`: that of its entry, if the header verifies, else at most
+   * that of its record. Neighbours in the record that verify are not given up for it.
+   */
+  recordEnd(offset: Offset): Offset {
+    const { segment, prefix } = this.#placeOf(offset)
+    let end = this.durableEnd
+    for (const { first } of this.extents) if (first > offset) end = Math.min(end, first)
+    for (const { batches } of this.copies)
+      if (batches.nextRun(offset + 1, this.#run)) end = Math.min(end, this.#run.start)
+    segment?.scan(this.key(offset + 1, prefix), this.key(Number.MAX_SAFE_INTEGER, prefix), (key) => {
+      end = Math.min(end, this.#baseOf(key))
+      return false
+    })
+    const record = segment?.floor(this.key(offset, prefix))
+    if (record !== undefined && this.owns(record.key, prefix)) {
+      end = Math.min(end, edgeAfter(offset, this.name, asBuffer(record.value)) ?? end)
+    }
+    return end
+  }
+
+  /** Whether a segment has entries of this partition, or copies of them. */
+  isIn(segment: Segment): boolean {
+    let isIn = this.firstBase(segment) !== undefined
+    segment.scan(this.key(0, copyPrefix), this.key(Number.MAX_SAFE_INTEGER, copyPrefix), () => {
+      isIn = true
+      return false
+    })
+    return isIn
+  }
+
+  /** Base of this partition's first record in a segment. */
+  firstBase(segment: Segment): Offset | undefined {
+    let first: Offset | undefined
+    segment.scan(this.key(0), this.endKey, (key) => {
+      first = this.#baseOf(key)
+      return false
+    })
+    return first
+  }
+
+  key(base: Offset, prefix = entryPrefix): Buffer {
+    const key = Buffer.allocUnsafe(29)
+    key[0] = prefix
+    key.set(this.name.bytes, 1)
+    writeU64(key, base, 21)
+    return key
+  }
+
+  owns(key: Uint8Array, prefix = entryPrefix): boolean {
+    return (
+      key.length === 29 && key[0] === prefix && Buffer.compare(key.subarray(1, 21), this.name.bytes) === 0
+    )
+  }
+
+  #baseOf(key: Uint8Array): Offset {
+    const bytes = asBuffer(key)
+    return bytes.readUInt32BE(21) * 0x1_0000_0000 + bytes.readUInt32BE(25)
+  }
+
+  /** In which segment the entry that holds `offset` is, and what its key begins with. */
+  #placeOf(offset: Offset): { segment: Segment | undefined; prefix: number } {
+    for (let i = this.copies.length - 1; i >= 0; i--) {
+      const { segment, batches } = this.copies[i]!
+      if (batches.has(offset)) return { segment, prefix: copyPrefix }
+    }
+    for (let i = this.extents.length - 1; i >= 0; i--) {
+      if (this.extents[i]!.first <= offset) return { segment: this.extents[i]!.segment, prefix: entryPrefix }
+    }
+    return { segment: undefined, prefix: entryPrefix }
+  }
+}
+
+/** Where the first entry of a record whose header verifies begins or ends above `offset`, if one does. */
+function edgeAfter(offset: Offset, name: LogName, record: Buffer): Offset | undefined {
+  try {
+    for (let at = 0; at < record.length; at += entryLength(record, at)) {
+      const { base, count } = peekEntry(record, at)
+      if (base + count > offset && verifies(name, record, at)) return base > offset ? base : base + count
+    }
+  } catch (error) {
+    // A length that has rotted: nothing behind it can be found.
+    if (!(error instanceof CorruptEntry)) throw error
+  }
+  return undefined
+}
+
+function verifies(name: LogName, record: Buffer, at: number): boolean {
+  try {
+    decodeHeader(name, record, at)
+    return true
+  } catch (error) {
+    if (error instanceof CorruptEntry) return false
+    throw error
+  }
+}
+
+const entryPrefix = 0x4c
+const checkpointPrefix = 0x43
+export const copyPrefix = 0x52
+
+export function checkpointCrc(name: LogName, body: Uint8Array): number {
+  return (crc32(body) ^ name.crc) >>> 0
+}
+
+export function asBuffer(bytes: Uint8Array): Buffer {
+  return Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+}

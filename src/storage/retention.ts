@@ -1,0 +1,160 @@
+/**
+ * Gives back what nothing needs: a closed segment goes, as a whole, once no partition has a message in it that is not
+ * settled, nor its newest checkpoint, nor entries that a start would have to read. What is not needed never is again,
+ * so looking may take its time, and others are served in between.
+ *
+ * Two things would keep a segment for little. A partition that has been idle for long has its checkpoint where nothing
+ * else is needed any more: it writes another. And a few messages that nobody settles: after a while their batches are
+ * copied forward, a little in each round, and the segment goes when the copies are on the disk.
+ */
+import type { Clock, Timer } from '../env.ts'
+import { CorruptEntry } from '../partition/entry.ts'
+import type { Run } from '../partition/range-map.ts'
+import type { SharedLog } from './log.ts'
+import type { PartitionLog } from './partition-log.ts'
+
+export interface RetentionOptions {
+  /** Time between two rounds, in milliseconds. */
+  retentionMs: number
+  /** How long a segment is kept for a few messages in it before those are copied, in milliseconds. */
+  copyAfterMs: number
+  /** What a commit of the log takes, in bytes. */
+  commitBytesMax: number
+}
+
+/** Partitions that are looked at in one turn. */
+const partitionsPerTurn = 500
+/** Checkpoints that are asked for in one round: each is written to the log. */
+const checkpointsPerRoundMax = 1000
+/** What is written so that a segment can go is at most this share of it: of its messages, and of its bytes. */
+const shareMax = 0.25
+/** Bytes that are copied in one round; a batch more, perhaps. */
+const copiedPerRoundBytes = 8 << 20
+/** Of a commit: the copies that may be in it. Those who send and ack wait for the same disk. */
+const commitShare = 0.25
+
+interface Room {
+  checkpoints: number
+  bytes: number
+}
+
+export class Retention {
+  readonly #log: SharedLog
+  readonly #clock: Clock
+  readonly #options: RetentionOptions
+  #timer: Timer | null = null
+  #isOpen = true
+  /** What had been appended when it was last looked: since then nothing can have been settled. */
+  #looked = -1
+  /** Segments that are kept for little, and since when. */
+  readonly #sparse = new Map<string, number>()
+  /** Segments with messages that can't be read, and so not copied. */
+  readonly #rotten = new Set<string>()
+
+  constructor(log: SharedLog, clock: Clock, options: RetentionOptions) {
+    this.#log = log
+    this.#clock = clock
+    this.#options = options
+    this.#arm()
+  }
+
+  close(): void {
+    this.#isOpen = false
+    this.#timer?.cancel()
+  }
+
+  #arm(): void {
+    if (!this.#isOpen) return
+    this.#timer = this.#clock.after(this.#options.retentionMs, () => {
+      this.#timer = null
+      void this.#round().then(() => this.#arm())
+    })
+  }
+
+  async #round(): Promise<void> {
+    const { appended, segments } = this.#log
+    if (segments.length < 2 || (appended === this.#looked && this.#sparse.size === 0)) return
+    this.#looked = appended
+    const room: Room = { checkpoints: checkpointsPerRoundMax, bytes: copiedPerRoundBytes }
+    // The last one is written to.
+    for (const { name, usedBytes } of segments.slice(0, -1)) {
+      await this.#look(name, usedBytes, room)
+      if (!this.#isOpen) return
+    }
+  }
+
+  async #look(name: string, usedBytes: number, room: Room): Promise<void> {
+    const pinning: PartitionLog[] = []
+    let offsets = 0
+    let held = 0
+    let isUnreadable = false
+    let inTurn = 0
+    for (const log of this.#log.partitions) {
+      if (++inTurn > partitionsPerTurn) {
+        inTurn = 0
+        await new Promise<void>((resolve) => this.#clock.soon(resolve))
+        if (!this.#isOpen) return
+      }
+      const need = log.needs(name)
+      if (need === 'all') isUnreadable = true
+      else if (need === 'start') pinning.push(log)
+      const share = log.shareOf(name)
+      offsets += share.offsets
+      held += share.held
+    }
+    if (isUnreadable) return
+    if (held > 0) {
+      if (held < shareMax * offsets && !this.#rotten.has(name)) await this.#copy(name, room)
+      else this.#sparse.delete(name)
+      return
+    }
+    this.#sparse.delete(name)
+    if (pinning.length === 0) {
+      this.#rotten.delete(name)
+      await this.#log.remove(name)
+      return
+    }
+    // Else an idle broker with much state and small segments would write checkpoints for ever, each pushing out the last.
+    let bytes = 0
+    for (const { checkpointed } of pinning) bytes += checkpointed?.bytes ?? 0
+    if (bytes > shareMax * usedBytes) return
+    for (const log of pinning) {
+      if (log.checkpointsUnderWay > 0 || room.checkpoints-- <= 0) continue
+      log.askCheckpoint()
+    }
+  }
+
+  /** Copies what is kept of a segment, if it has been so for long enough; what is not copied now is in a later round. */
+  async #copy(name: string, room: Room): Promise<void> {
+    const nowMs = this.#clock.monotonicMs()
+    const sinceMs = this.#sparse.get(name)
+    if (sinceMs === undefined) this.#sparse.set(name, nowMs)
+    if (nowMs - (sinceMs ?? nowMs) < this.#options.copyAfterMs) return
+    const run: Run = { start: 0, end: 0, value: 0 }
+    let inTurn = commitShare * this.#options.commitBytesMax
+    for (const log of [...this.#log.partitions]) {
+      for (let at = 0; log.nextHeldIn(name, at, run);) {
+        // Those who send and ack go first.
+        if (room.bytes <= 0 || this.#log.backlogged || this.#log.isFull) return
+        try {
+          const { end, bytes } = log.copy(run.start)
+          at = end
+          room.bytes -= bytes
+          inTurn -= bytes
+        } catch (error) {
+          if (!(error instanceof CorruptEntry)) throw error
+          // It is quarantined when somebody is to be given it, and is not to be kept then.
+          this.#rotten.add(name)
+          at = log.recordEnd(run.start)
+        }
+        if (inTurn > 0) continue
+        inTurn = commitShare * this.#options.commitBytesMax
+        await this.#log.flushed()
+        if (!this.#isOpen) return
+      }
+    }
+    await this.#log.flushed()
+    // Whether all of it is elsewhere now shows when it is next looked at.
+    this.#looked = -1
+  }
+}
