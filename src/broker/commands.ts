@@ -391,6 +391,7 @@ export class Commands implements RequestHandler {
     const queue = this.#named(name)
     if (to === name) throw new MqError('INVALID_FIELD', 'messages are redriven to another queue', field('to'))
     if (to !== null) this.#named(to)
+    if (!dryRun && this.#broker.log.isFull) throw new MqError('DISK_FULL', 'the disk of the broker is full')
     const gone = (): MqError =>
       this.#broker.queuesById.has(queue.id)
         ? new MqError('STOPPING', 'the broker is stopping')

@@ -16,13 +16,12 @@ import {
   movedBecause,
   nowhere,
   sameTarget,
-  sourceId,
   startOf,
   type Outputs,
   type Position,
   type Target,
 } from '../partition/outbox.ts'
-import { limits, type PartitionId } from '../types.ts'
+import { limits, type PartitionId, type QueueId } from '../types.ts'
 import { type BatchBuilder, type BatchView, crcOf, messageBody, readBatch } from '../wire/batch.ts'
 import { messageId } from '../wire/message-id.ts'
 import { decodeForwardAnswer, encodeForward, type ForwardAnswer } from '../wire/peer.ts'
@@ -82,7 +81,7 @@ export class Forwarder {
   readonly #partition: Partition
   readonly #queueName: string
   readonly #context: ForwarderContext
-  readonly #source: string
+  readonly #source: { sourceQueueId: QueueId; sourcePartition: PartitionId }
   /** Keys of targets that are being served, or never will be by this leader. */
   readonly #busy = new Set<string>()
   readonly #timers = new Set<Timer>()
@@ -98,7 +97,7 @@ export class Forwarder {
     this.#partition = partition
     this.#queueName = queueName
     this.#context = context
-    this.#source = sourceId({ queueId: partition.queueId, partition: partition.id })
+    this.#source = { sourceQueueId: partition.queueId, sourcePartition: partition.id }
   }
 
   /** There may be something to forward. */
@@ -176,7 +175,7 @@ export class Forwarder {
     const request = {
       id,
       ...target,
-      source: this.#source,
+      ...this.#source,
       previous,
       position,
       count,
@@ -188,6 +187,8 @@ export class Forwarder {
     if ('error' in answer) {
       const { code, message } = answer.error
       if (code === 'QUEUE_DELETED' || code === 'QUEUE_NOT_FOUND') return 'gone'
+      // It is starting, or stopping: soon it will be otherwise.
+      if (code === 'STOPPING') return 'again'
       this.#note('messages of the outbox were refused, and stay', { code, reason: message, messages: count })
       return 'again'
     }

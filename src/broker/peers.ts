@@ -1,6 +1,6 @@
 /** What other nodes ask of this one: so far, to take what their outboxes forward. */
 import { invariant, MqError } from '../errors.ts'
-import { comparePositions } from '../partition/outbox.ts'
+import { comparePositions, sourceId } from '../partition/outbox.ts'
 import type { Queue } from './queue.ts'
 import { decodeForward, encodeForwardAnswer } from '../wire/peer.ts'
 import { checkedBatch } from './checked-batch.ts'
@@ -8,7 +8,7 @@ import type { RunningBroker } from './broker.ts'
 import type { Partition } from './partition.ts'
 
 /** Columns that a forwarded batch may have: others mean something to one queue only, and became headers. */
-const forwardedAttributes: ReadonlySet<string> = new Set(['headers'])
+const forwardedAttributes: ReadonlySet<string> = new Set(['headers', 'key', 'priority'])
 
 /**
  * Takes a FORWARD; its answer comes once all that it rests on is on disk.
@@ -20,8 +20,13 @@ export function answerForward(broker: RunningBroker, frame: Uint8Array): Promise
     const { id } = request
     const refuse = (error: MqError): void => resolve(encodeForwardAnswer({ id, error }))
     try {
-      const { batch, count, crc, source, previous, position } = request
+      const { batch, count, crc, sourceQueueId, sourcePartition, previous, position } = request
       const partition = partitionOf(broker, request.queueId, request.partition)
+      // Its outputs that are here are forgotten: a late copy would be taken for new.
+      if (broker.meta.wasDeleted(sourceQueueId)) {
+        throw new MqError('QUEUE_DELETED', 'the queue that this comes from was deleted')
+      }
+      const source = sourceId({ queueId: sourceQueueId, partition: sourcePartition })
       checkedBatch(batch, count, crc, forwardedAttributes)
       if (comparePositions(previous, position) >= 0) {
         throw new MqError('INVALID_FIELD', 'position must come after previous')

@@ -566,6 +566,7 @@ export class Leader<Ref> {
 
   /** The queues of these sources are deleted, and forward nothing any more. */
   forget(sources: readonly ProducerId[], now: Now): void {
+    if (this.state.sources.size === 0) return
     const known = sources.filter((id) => this.state.sources.has(id))
     if (this.leading && known.length > 0)
       this.#append({ kind: 'forget', sources: known }, now, this.state.epoch)

@@ -122,7 +122,7 @@ export function decodeBody(entry: Entry, rotten = false): EntryBody {
         cause: integer(fields[0], entry),
         ranges: failed,
         notBefore: times(fields[2], failed, entry),
-        moved: movedOf(fields[4] ?? null, entry),
+        moved: movedOf(fields[4], entry),
       }
     }
     case 'epochStart':

@@ -555,7 +555,7 @@ export function readQueueId(cursor: Cursor): QueueId {
   return cachedIds[slot]!
 }
 
-export function readProducerId(cursor: Cursor, field: string): string {
+function readProducerId(cursor: Cursor, field: string): string {
   const from = cursor.bin16(field)
   return latin1Of(cursor.bytes, from, from + 16)
 }

@@ -1,14 +1,7 @@
 /** Frames between nodes: PROTOCOL.md's FORWARD and its answers. Clients can't send them. */
 import { MqError } from '../errors.ts'
-import { limits, type PartitionId, type ProducerId, type QueueId } from '../types.ts'
-import {
-  checkFields,
-  decodeServerFrame,
-  encodeServerFrame,
-  openFrame,
-  readProducerId,
-  readQueueId,
-} from './codec.ts'
+import { limits, type PartitionId, type QueueId } from '../types.ts'
+import { checkFields, decodeServerFrame, encodeServerFrame, openFrame, readQueueId } from './codec.ts'
 import type { Cursor } from './cursor.ts'
 import { encodeFrame, lengthBytes } from './frame.ts'
 import type { RequestId } from './messages.ts'
@@ -26,8 +19,9 @@ export interface ForwardRequest {
   readonly id: RequestId
   readonly queueId: QueueId
   readonly partition: PartitionId
-  /** Whose outputs they are. */
-  readonly source: ProducerId
+  /** Whose outputs they are: a partition of this queue. */
+  readonly sourceQueueId: QueueId
+  readonly sourcePartition: PartitionId
   /** Of the output before the first one in `batch`. */
   readonly previous: OutputPosition
   /** Of the last one in `batch`. */
@@ -44,7 +38,8 @@ export type ForwardAnswer =
 const forwardFields = [
   'queueId',
   'partition',
-  'source',
+  'sourceQueueId',
+  'sourcePartition',
   'previousEpoch',
   'previousOffset',
   'previousIndex',
@@ -57,9 +52,6 @@ const forwardFields = [
 ] as const
 const forwardedFields = ['epoch', 'offset', 'index'] as const
 
-/** Headers that were added on the way come on top of what a client may send. */
-export const peerFrameBytesMax = limits.frameBytesMax + (1 << 20)
-
 /** A whole frame. */
 export function encodeForward(request: ForwardRequest): Uint8Array {
   const { previous, position } = request
@@ -68,7 +60,8 @@ export function encodeForward(request: ForwardRequest): Uint8Array {
     request.id,
     Buffer.from(request.queueId, 'hex'),
     request.partition,
-    Buffer.from(request.source, 'latin1'),
+    Buffer.from(request.sourceQueueId, 'hex'),
+    request.sourcePartition,
     previous.epoch,
     previous.offset,
     previous.index,
@@ -91,7 +84,8 @@ export function decodeForward(frame: Uint8Array): ForwardRequest {
     id,
     queueId: readQueueId(cursor),
     partition: cursor.integer('partition', 0, limits.partitionsMax - 1),
-    source: readProducerId(cursor, 'source'),
+    sourceQueueId: readQueueId(cursor),
+    sourcePartition: cursor.integer('sourcePartition', 0, limits.partitionsMax - 1),
     previous: readPosition(cursor, 'previous'),
     position: readPosition(cursor, 'position'),
     count: cursor.integer('count', 1, limits.batchMessagesMax),

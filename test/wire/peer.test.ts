@@ -19,7 +19,8 @@ const request: fc.Arbitrary<ForwardRequest> = fc.record({
   id: fc.nat(0xffff_ffff),
   queueId: id16.map((id) => id.toString('hex')),
   partition: fc.nat(1023),
-  source: id16.map((id) => id.toString('latin1')),
+  sourceQueueId: id16.map((id) => id.toString('hex')),
+  sourcePartition: fc.nat(1023),
   previous: position,
   position,
   count: fc.integer({ min: 1, max: 10_000 }),
@@ -79,12 +80,12 @@ void t.test(
 
 void t.test('what is no forward is refused', async (t) => {
   const body = (nr: number, fields: unknown[]): Uint8Array => encodeFrame([nr, 1, ...fields])
-  const good = [Buffer.alloc(16), 0, Buffer.alloc(16), 0, 0, 0, 1, 1, 0, 1, 0, Buffer.alloc(3)]
+  const good = [Buffer.alloc(16), 0, Buffer.alloc(16), 0, 0, 0, 0, 1, 1, 0, 1, 0, Buffer.alloc(3)]
   t.doesNotThrow(() => decodeForward(body(64, good)))
   t.throws(() => decodeForward(body(20, good)), { code: 'BAD_FRAME' })
   t.throws(() => decodeForward(body(64, good.slice(1))), { code: 'INVALID_FIELD' })
   t.throws(() => decodeForward(body(64, [...good, 1])), { code: 'INVALID_FIELD' })
-  const fields = ['queueId', 'partition', 'source', , , , , , , 'count', 'crc', 'batch']
+  const fields = ['queueId', 'partition', , 'sourcePartition', , , , , , , 'count', 'crc', 'batch']
   for (const [i, field] of fields.entries()) {
     const wrong = good.with(i, -1)
     t.throws(() => decodeForward(body(64, wrong)), {
@@ -93,6 +94,6 @@ void t.test('what is no forward is refused', async (t) => {
     })
   }
   t.throws(() => decodeForward(body(64, good.with(1, 1024))), { code: 'INVALID_FIELD' })
-  t.throws(() => decodeForward(body(64, good.with(9, 10_001))), { code: 'INVALID_FIELD' })
+  t.throws(() => decodeForward(body(64, good.with(10, 10_001))), { code: 'INVALID_FIELD' })
   t.throws(() => decodeForwardAnswer(body(43, [[]])), { code: 'BAD_FRAME' })
 })
