@@ -201,6 +201,7 @@ export class Queue {
   figures(): QueueFigures {
     const sum = { sent: 0, delivered: 0, acked: 0, failed: 0, deadLettered: 0 }
     let quarantined = 0
+    let moving = 0
     let oldestMs = Infinity
     for (const partition of this.partitions) {
       const { counts, state } = partition.leader
@@ -210,9 +211,10 @@ export class Queue {
       sum.failed += counts.failed
       sum.deadLettered += counts.deadLettered
       quarantined += state.quarantined.size
+      moving += state.outbox.moving.size
       oldestMs = Math.min(oldestMs, partition.oldestMs() ?? Infinity)
     }
-    const states = { ...this.describe('').messages, quarantined }
+    const states = { ...this.describe('').messages, moving, quarantined }
     return {
       queue: this.name,
       ...sum,

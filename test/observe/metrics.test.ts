@@ -66,6 +66,7 @@ test('messages are told by their state', async (t) => {
     'mq_queue_messages{queue="orders",state="ready"}': 1,
     'mq_queue_messages{queue="orders",state="leased"}': 2,
     'mq_queue_messages{queue="orders",state="delayed"}': 0,
+    'mq_queue_messages{queue="orders",state="moving"}': 0,
     'mq_queue_messages{queue="orders",state="quarantined"}': 0,
   })
 })

@@ -13,6 +13,7 @@ test('a running broker tells what the contract names, and of its process', async
     'mq_acked_messages_total',
     'mq_commit_seconds',
     'mq_connections',
+    'mq_dead_lettered_messages_total',
     'mq_delivered_messages_total',
     'mq_delivery_latency_seconds',
     'mq_event_loop_lag_seconds',
