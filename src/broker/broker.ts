@@ -166,10 +166,7 @@ export class RunningBroker implements Broker, Measured {
         link: options.peerLink((frame) => answerForward(this, frame)),
         builder: new BatchBuilder(),
         deadLetterTarget: (name, partition) => this.#madeDeadLetterTarget(name, partition),
-        failed: (error) => {
-          const isKnown = error instanceof MqError && error.code === 'STORAGE_FAILED'
-          this.fail(isKnown ? error : new MqError('INTERNAL', `a defect: ${String(error)}`))
-        },
+        failed: (error) => this.#failedWith(error),
       },
     }
   }
@@ -251,7 +248,7 @@ export class RunningBroker implements Broker, Measured {
       if (failed !== undefined) throw failed
       this.#mode = 'serving'
       this.#forgetDeleted()
-      this.#retention = new Retention(this.log, clock, retention)
+      this.#retention = new Retention(this.log, clock, retention, (error) => this.#failedWith(error))
       this.#listener.accept()
       phases.end('listen')
     } catch (error) {
@@ -466,6 +463,11 @@ export class RunningBroker implements Broker, Measured {
     }
     if (isFull) this.logger.error({}, 'the disk is full: sends are refused until there is room')
     else this.logger.info({}, 'the disk takes writes again')
+  }
+
+  #failedWith(error: unknown): void {
+    const isKnown = error instanceof MqError && error.code === 'STORAGE_FAILED'
+    this.fail(isKnown ? error : new MqError('INTERNAL', `a defect: ${String(error)}`))
   }
 
   /** Safety first: after an error nobody knows what is on the disk, so nobody may hear anything that depends on it. */

@@ -42,17 +42,22 @@ export class Retention {
   readonly #log: SharedLog
   readonly #clock: Clock
   readonly #options: RetentionOptions
+  readonly #failed: (error: unknown) => void
   #timer: Timer | null = null
   #isOpen = true
   /** What had been appended when it was last looked: since then nothing can have been settled. */
   #looked = -1
   /** Segments that are kept for little, and since when. */
   readonly #sparse = new Map<string, number>()
+  /** When it was last counted how many messages keep a segment. */
+  readonly #counted = new Map<string, number>()
   /** Segments with messages that can't be read, and so not copied. */
   readonly #rotten = new Set<string>()
 
-  constructor(log: SharedLog, clock: Clock, options: RetentionOptions) {
+  /** @param failed hears of what must not happen: the disk can't be read, or a defect */
+  constructor(log: SharedLog, clock: Clock, options: RetentionOptions, failed: (error: unknown) => void) {
     this.#log = log
+    this.#failed = failed
     this.#clock = clock
     this.#options = options
     this.#arm()
@@ -67,7 +72,10 @@ export class Retention {
     if (!this.#isOpen) return
     this.#timer = this.#clock.after(this.#options.retentionMs, () => {
       this.#timer = null
-      void this.#round().then(() => this.#arm())
+      this.#round().then(
+        () => this.#arm(),
+        (error: unknown) => this.#failed(error),
+      )
     })
   }
 
@@ -85,30 +93,21 @@ export class Retention {
 
   async #look(name: string, usedBytes: number, room: Room): Promise<void> {
     const pinning: PartitionLog[] = []
-    let offsets = 0
-    let held = 0
-    let isUnreadable = false
-    let inTurn = 0
-    for (const log of this.#log.partitions) {
-      if (++inTurn > partitionsPerTurn) {
-        inTurn = 0
-        await new Promise<void>((resolve) => this.#clock.soon(resolve))
-        if (!this.#isOpen) return
-      }
+    let isHeld = false
+    for await (const log of this.#partitions()) {
       const need = log.needs(name)
-      if (need === 'all') isUnreadable = true
+      if (need === 'all') return
+      if (need === 'messages') isHeld = true
       else if (need === 'start') pinning.push(log)
-      const share = log.shareOf(name)
-      offsets += share.offsets
-      held += share.held
+      if (isHeld) break
     }
-    if (isUnreadable) return
-    if (held > 0) {
-      if (held < shareMax * offsets && !this.#rotten.has(name)) await this.#copy(name, room)
-      else this.#sparse.delete(name)
+    if (!this.#isOpen) return
+    if (isHeld) {
+      if (await this.#isSparse(name)) await this.#copy(name, room)
       return
     }
     this.#sparse.delete(name)
+    this.#counted.delete(name)
     if (pinning.length === 0) {
       this.#rotten.delete(name)
       await this.#log.remove(name)
@@ -124,12 +123,52 @@ export class Retention {
     }
   }
 
-  /** Copies what is kept of a segment, if it has been so for long enough; what is not copied now is in a later round. */
-  async #copy(name: string, room: Room): Promise<void> {
+  /** All of them, and others are served in between. */
+  async *#partitions(): AsyncGenerator<PartitionLog> {
+    let inTurn = 0
+    for (const log of this.#log.partitions) {
+      if (++inTurn > partitionsPerTurn) {
+        inTurn = 0
+        await this.#turn()
+        if (!this.#isOpen) return
+      }
+      yield log
+    }
+  }
+
+  #turn(): Promise<void> {
+    return new Promise((resolve) => this.#clock.soon(resolve))
+  }
+
+  /** Whether a segment has been kept for little long enough. Counting may take a while, so it is not done each time. */
+  async #isSparse(name: string): Promise<boolean> {
+    if (this.#rotten.has(name)) return false
     const nowMs = this.#clock.monotonicMs()
+    const { copyAfterMs } = this.#options
+    const countedMs = this.#counted.get(name)
+    if (countedMs !== undefined && nowMs - countedMs < copyAfterMs / 3) return false
+    this.#counted.set(name, nowMs)
+    await this.#turn()
+    let offsets = 0
+    let held = 0
+    for await (const log of this.#partitions()) {
+      const share = log.shareOf(name)
+      offsets += share.offsets
+      held += share.held
+    }
+    if (held >= shareMax * offsets) {
+      this.#sparse.delete(name)
+      return false
+    }
     const sinceMs = this.#sparse.get(name)
     if (sinceMs === undefined) this.#sparse.set(name, nowMs)
-    if (nowMs - (sinceMs ?? nowMs) < this.#options.copyAfterMs) return
+    return nowMs - (sinceMs ?? nowMs) >= copyAfterMs
+  }
+
+  /** Copies what is kept of a segment; what is not copied now is in a later round. */
+  async #copy(name: string, room: Room): Promise<void> {
+    // What is not done in this round is in the next.
+    this.#counted.delete(name)
     const run: Run = { start: 0, end: 0, value: 0 }
     let inTurn = commitShare * this.#options.commitBytesMax
     for (const log of [...this.#log.partitions]) {
@@ -154,7 +193,7 @@ export class Retention {
       }
     }
     await this.#log.flushed()
-    // Whether all of it is elsewhere now shows when it is next looked at.
+    // Whether all of it is elsewhere now shows when it is next looked at; what is not, is copied then.
     this.#looked = -1
   }
 }
