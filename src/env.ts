@@ -134,6 +134,17 @@ export interface Store {
    * @throws MqError STORAGE_FAILED
    */
   remove(name: string): Promise<void>
+  /**
+   * Keeps room on the disk beside the segments, about `bytes` of it, less on a small disk. Idempotent.
+   * @returns false: there is none
+   * @throws MqError STORAGE_FAILED
+   */
+  reserve(bytes: number): Promise<boolean>
+  /**
+   * Gives what was reserved to whoever writes next.
+   * @throws MqError STORAGE_FAILED
+   */
+  release(): Promise<void>
   /** Gives the lock back. Segments are closed before. */
   close(): Promise<void>
 }

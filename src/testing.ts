@@ -158,6 +158,14 @@ class TrackedStore implements Store {
     return this.#moved.track(this.#store.remove(name))
   }
 
+  reserve(bytes: number): Promise<boolean> {
+    return this.#moved.track(this.#store.reserve(bytes))
+  }
+
+  release(): Promise<void> {
+    return this.#moved.track(this.#store.release())
+  }
+
   close(): Promise<void> {
     return this.#moved.track(this.#store.close())
   }

@@ -134,6 +134,7 @@ export class RunningBroker implements Broker, Measured {
   #meta: EmbeddedStore | null = null
   #log: SharedLog | null = null
   #retention: Retention | null = null
+  #isReserveGiven = false
   #listener: Listener | null = null
   #commands: Commands | null = null
   #tellFull!: (error: MqError) => void
@@ -249,6 +250,7 @@ export class RunningBroker implements Broker, Measured {
       this.#mode = 'serving'
       this.#forgetDeleted()
       this.#retention = new Retention(this.log, clock, retention, (error) => this.#failedWith(error))
+      if (this.log.isFull) this.#diskFull(true)
       this.#listener.accept()
       phases.end('listen')
     } catch (error) {
@@ -279,6 +281,7 @@ export class RunningBroker implements Broker, Measured {
       nodeId: this.options.nodeId,
       commitTimeoutMs: logOptions.commitTimeoutMs,
       failed: (error) => this.fail(error),
+      makeRoom: () => this.#log?.giveReserve() ?? this.#giveReserve(),
     })
     phases.end('metadata')
     const epoch = await this.#meta.drawEpoch()
@@ -288,6 +291,7 @@ export class RunningBroker implements Broker, Measured {
       rolled: () => this.#checkpointAll(),
       relieved: () => this.#listener?.relieved(),
       full: (isFull) => this.#diskFull(isFull),
+      blocked: () => this.#diskBlocked(),
       committed: (tookMs, puts) => this.#committed(tookMs, puts),
       removed: (segment) => this.logger.info({ segment }, 'segment removed: nothing in it is needed'),
     })
@@ -452,17 +456,24 @@ export class RunningBroker implements Broker, Measured {
     this.limitedLog.write('warn', 'slow commit', { tookMs: Math.round(tookMs), records: puts.length, bytes })
   }
 
+  /** The metadata finds the disk full before the log is open: there may be a reserve of an earlier start. */
+  async #giveReserve(): Promise<boolean> {
+    if (this.#isReserveGiven) return false
+    this.#isReserveGiven = true
+    await this.env.store.release()
+    return true
+  }
+
   #diskFull(isFull: boolean): void {
-    if (this.#mode === 'starting') {
-      // It can't begin, and says so once.
-      if (isFull)
-        this.#tellFull(
-          new MqError('DISK_FULL', 'the disk is full, and a start has to write before it serves'),
-        )
-      return
-    }
+    if (this.#mode === 'starting') return
     if (isFull) this.logger.error({}, 'the disk is full: sends are refused until there is room')
     else this.logger.info({}, 'the disk takes writes again')
+  }
+
+  /** Not even the reserve is left. A start can't begin then, and says so once. */
+  #diskBlocked(): void {
+    if (this.#mode !== 'starting') return
+    this.#tellFull(new MqError('DISK_FULL', 'the disk is full, and a start has to write before it serves'))
   }
 
   #failedWith(error: unknown): void {

@@ -29,6 +29,8 @@ export interface EmbeddedOptions {
   readonly commitTimeoutMs: number
   /** The disk failed: nothing may be told any more. Called at most once. */
   failed(error: MqError): void
+  /** The disk is full. @returns whether there is room now, and it is worth to try again */
+  makeRoom(): Promise<boolean>
 }
 
 export class EmbeddedStore {
@@ -211,7 +213,11 @@ export class EmbeddedStore {
       await this.#segment.commit(puts)
     } catch (error) {
       // Nothing was written, and the segment is good.
-      if (error instanceof MqError && error.code === 'DISK_FULL') throw error
+      if (error instanceof MqError && error.code === 'DISK_FULL') {
+        timer.cancel()
+        if (this.#failed === null && (await this.#options.makeRoom())) return this.#commit(puts)
+        throw error
+      }
       this.#fail(asStorageError(what, error))
     } finally {
       timer.cancel()

@@ -32,8 +32,11 @@ export type CommitFate = 'good' | 'storage-failed' | 'disk-full' | 'stuck'
  */
 export class SimStore implements Store {
   capacityBytes: number
-  /** No room at all: commits and new segments reject with DISK_FULL. */
+  /** No room but what was reserved and given back: commits and new segments reject with DISK_FULL. */
   full = false
+  reservedBytes = 0
+  /** Of a reserve that was given back while there was no room: what is left of it. */
+  releasedBytes = 0
   /** The directory cannot be written: `lock` rejects. */
   readOnly = false
   /** Overrides the chances for one commit. */
@@ -99,6 +102,14 @@ export class SimStore implements Store {
 
   remove(name: string): Promise<void> {
     return this.#own.remove(name)
+  }
+
+  reserve(bytes: number): Promise<boolean> {
+    return this.#own.reserve(bytes)
+  }
+
+  release(): Promise<void> {
+    return this.#own.release()
   }
 
   close(): Promise<void> {
@@ -221,6 +232,35 @@ export class AttachedStore implements Store {
     })
   }
 
+  async reserve(bytes: number): Promise<boolean> {
+    if (!this.host.alive) return never()
+    this.#mustHold()
+    const { store } = this.links
+    let isThere = true
+    await this.effect('disk', this.latencyMs(), {
+      apply: () => {
+        isThere =
+          store.reservedBytes >= bytes || (!store.full && store.usedBytes + bytes <= store.capacityBytes)
+        if (!isThere) return
+        store.reservedBytes = bytes
+        store.releasedBytes = 0
+      },
+    })
+    return isThere
+  }
+
+  async release(): Promise<void> {
+    if (!this.host.alive) return never()
+    this.#mustHold()
+    const { store } = this.links
+    await this.effect('disk', this.latencyMs(), {
+      apply: () => {
+        store.releasedBytes = store.reservedBytes
+        store.reservedBytes = 0
+      },
+    })
+  }
+
   async close(): Promise<void> {
     if (!this.host.alive) return never()
     invariant(this.#open.size === 0, 'segments are closed before their store')
@@ -319,7 +359,11 @@ class OpenSegment implements Segment {
           (sum, { key, value }) => sum + key.byteLength + value.byteLength + entryOverheadBytes,
           0,
         )
-        if (links.store.full || links.store.usedBytes + growthBytes > links.store.capacityBytes) full = true
+        const { store } = links
+        if (store.full && growthBytes <= store.releasedBytes) store.releasedBytes -= growthBytes
+        else if (store.full || store.usedBytes + store.reservedBytes + growthBytes > store.capacityBytes) {
+          full = true
+        }
         if (full) durable = false
         if (!durable) return
         for (const { key, value } of puts) this.#data.put(text(key), new Uint8Array(value))

@@ -4,6 +4,7 @@
 //   <directory>/<name>.mdb       a segment
 //   <directory>/<name>.mdb-lock  LMDB's own table of readers; worthless once nobody has the segment open
 //   <directory>/<name>.mdb.new   a segment being made: it gets its name once it is whole on disk
+//   <directory>/RESERVE          room that is kept for what must go on when the disk is full; its bytes mean nothing
 //
 // What had to be found out about lmdb 3.5.6, and what the code below rests on:
 //
@@ -35,7 +36,7 @@ import {
   rmSync,
   writeSync,
 } from 'node:fs'
-import { open as openFile, readdir, rename, rm, unlink } from 'node:fs/promises'
+import { open as openFile, readdir, rename, rm, statfs, unlink } from 'node:fs/promises'
 import { constants as osConstants } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import * as lmdb from 'lmdb'
@@ -62,6 +63,11 @@ const readersMax = 16
 const keptBytesMax = 1 << 20
 /** What a look for room writes at least: so much that no file system puts it among its own records. */
 const probeBytesMin = 1 << 16
+const reserveName = 'RESERVE'
+/** Of a disk, that is kept free at most. */
+const reserveShareMax = 0.1
+/** Not zeros, which a file system may keep for nothing. */
+const reservePiece = new Uint8Array(1 << 20).fill(0x5a)
 
 const { EIO, ENOSPC, EDQUOT } = osConstants.errno
 
@@ -141,6 +147,48 @@ class LmdbStore implements Store {
       throw storageError(error, `cannot remove segment ${name}`)
     } finally {
       this.#busy.delete(name)
+    }
+  }
+
+  async reserve(bytes: number): Promise<boolean> {
+    this.#assertLocked()
+    const path = join(this.#directory, reserveName)
+    try {
+      const { bsize, blocks } = await statfs(this.#directory)
+      const wanted = Math.floor(Math.min(bytes, bsize * blocks * reserveShareMax))
+      const file = await openFile(path, fsConstants.O_RDWR | fsConstants.O_CREAT, 0o600)
+      try {
+        let { size } = await file.stat()
+        while (size < wanted) {
+          const { bytesWritten } = await file.write(
+            reservePiece,
+            0,
+            Math.min(reservePiece.length, wanted - size),
+            size,
+          )
+          size += bytesWritten
+        }
+        // A file system that gives out blocks late says only now that it has none.
+        await file.sync()
+      } finally {
+        await file.close()
+      }
+      return true
+    } catch (error) {
+      if (!isFull(errnoOf(error))) throw storageError(error, `cannot write ${path}`)
+      await this.release()
+      return false
+    }
+  }
+
+  async release(): Promise<void> {
+    this.#assertLocked()
+    const path = join(this.#directory, reserveName)
+    try {
+      await rm(path, { force: true })
+      await syncDirectory(this.#directory)
+    } catch (error) {
+      throw storageError(error, `cannot remove ${path}`)
     }
   }
 

@@ -32,6 +32,11 @@ export interface LogOptions {
   commitBytesMax: number
   /** Queued and committing bytes above which `backlogged` is true: whoever feeds the log stops reading. */
   queuedBytesMax: number
+  /**
+   * Room that is kept on the disk, in bytes: when the disk is full, what was taken and what settles goes there. Sends are
+   * refused until there is as much again. 0: none.
+   */
+  reserveBytes: number
   /** How long a full disk is left alone before the commit is tried again, in milliseconds. */
   fullRetryMs: number
   /** A commit that takes longer has failed, as far as anybody can tell, in milliseconds. */
@@ -48,6 +53,8 @@ export const logDefaults: LogOptions = {
   segmentBytes: 64 << 20,
   commitBytesMax: 2 << 20,
   queuedBytesMax: 32 << 20,
+  // All that may be queued, and as much for settles.
+  reserveBytes: 64 << 20,
   fullRetryMs: 500,
   commitTimeoutMs: 60_000,
   cacheBytes: 32 << 20,
@@ -62,8 +69,10 @@ export interface LogEvents {
   rolled(): void
   /** No longer backlogged. */
   relieved(): void
-  /** The disk is full (true), or takes commits again (false). */
+  /** The disk is full (true), or there is room again (false): what could wait should. */
   full(isFull: boolean): void
+  /** Not even what was reserved is left: a commit waits for room. */
+  blocked?(): void
   /** A group was committed, for which the disk took `tookMs`. */
   committed?(tookMs: number, puts: readonly Put[]): void
   /** A segment that nobody needed is gone. */
@@ -100,6 +109,12 @@ export class SharedLog {
   #queuedBytes = 0
   #mode: 'idle' | 'scheduled' | 'committing' | 'failed' | 'closed' = 'idle'
   #full = false
+  #hasReserve = false
+  #isRollWanted = false
+  /** A commit waits for room. */
+  #isBlocked = false
+  /** Ends once there is a reserve again, or the log is at its end. */
+  #reserving: Promise<void> = Promise.resolve()
   #wasBacklogged = false
   #commits = 0
   /** Appended so far, and how much of it is on disk. */
@@ -142,7 +157,12 @@ export class SharedLog {
       await Promise.allSettled(segments.map((segment) => segment.close()))
       throw error
     }
-    return new SharedLog(store, clock, segments, options, events)
+    const log = new SharedLog(store, clock, segments, options, events)
+    if (options.reserveBytes > 0) {
+      await log.#takeReserve()
+      if (!log.#hasReserve) log.#reserving = log.#reserve()
+    }
+    return log
   }
 
   /** Commits that reached the disk. */
@@ -312,6 +332,11 @@ export class SharedLog {
     return this.#segments.at(-1)!.name
   }
 
+  /** Goes on in another segment after the next commit, so that this one can be given back. */
+  rollEarly(): void {
+    this.#isRollWanted = true
+  }
+
   /** Resolves once all that was appended before is on disk, whatever comes after it; never, if the disk failed. */
   flushed(): Promise<void> {
     if (this.#durable === this.#appended) return Promise.resolve()
@@ -324,6 +349,7 @@ export class SharedLog {
     const next = await this.#next?.catch(() => null)
     if (next) await next.close()
     await this.#removing
+    await this.#reserving
     await Promise.allSettled(this.#segments.map((segment) => segment.close()))
   }
 
@@ -335,7 +361,8 @@ export class SharedLog {
       if (!(await this.#commit(segment, puts))) return
       this.#commits++
       this.#tell(group, segment)
-      if (segment.usedBytes >= this.#options.segmentBytes) {
+      if (segment.usedBytes >= this.#options.segmentBytes || this.#isRollWanted) {
+        this.#isRollWanted = false
         if (!(await this.#roll())) return
       } else if (segment.usedBytes >= this.#options.segmentBytes / 2) void this.#prepareNext()
     }
@@ -367,7 +394,8 @@ export class SharedLog {
         await segment.commit(puts)
         watchdog.cancel()
         this.#events.committed?.(this.#clock.monotonicMs() - begunMs, puts)
-        this.#setFull(false)
+        this.#isBlocked = false
+        if (this.#hasReserve || this.#options.reserveBytes === 0) this.#setFull(false)
         // The watchdog may have given the disk up meanwhile: then nothing may be told.
         return this.#mode === 'committing'
       } catch (error) {
@@ -379,10 +407,49 @@ export class SharedLog {
         }
       }
       // Nothing was written. The entries were decided and can't be taken back: they wait for room.
-      this.#setFull(true)
+      if (await this.giveReserve()) continue
+      this.#block()
       await this.#pause()
       if (this.#mode !== 'committing') return false
     }
+  }
+
+  /**
+   * The disk was found full: what was reserved is there for what is on its way, and no send is taken until there is a
+   * reserve again.
+   * @returns whether it is worth to try once more
+   */
+  async giveReserve(): Promise<boolean> {
+    if (!this.#hasReserve) return false
+    this.#hasReserve = false
+    this.#setFull(true)
+    try {
+      await this.#store.release()
+    } catch (error) {
+      this.#fail(asStorageError('giving the reserve', error))
+      return false
+    }
+    this.#reserving = this.#reserve()
+    return true
+  }
+
+  /** Tries until there is a reserve. What waits to be written goes first. */
+  async #reserve(): Promise<void> {
+    while (!this.#hasReserve) {
+      await this.#pause()
+      if (this.#mode === 'failed' || this.#mode === 'closed') return
+      if (!this.#isBlocked) await this.#takeReserve()
+    }
+  }
+
+  async #takeReserve(): Promise<void> {
+    try {
+      this.#hasReserve = await this.#store.reserve(this.#options.reserveBytes)
+    } catch (error) {
+      this.#fail(asStorageError('keeping a reserve', error))
+      return
+    }
+    this.#setFull(!this.#hasReserve)
   }
 
   #tell(group: readonly Queued[], segment: Segment): void {
@@ -440,7 +507,8 @@ export class SharedLog {
           return false
         }
         this.#segments.push(next)
-        this.#setFull(false)
+        this.#isBlocked = false
+        if (this.#hasReserve || this.#options.reserveBytes === 0) this.#setFull(false)
         this.#events.rolled()
         return true
       } catch (error) {
@@ -452,7 +520,8 @@ export class SharedLog {
           return false
         }
       }
-      this.#setFull(true)
+      if (await this.giveReserve()) continue
+      this.#block()
       await this.#pause()
       if (this.#mode !== 'committing') return false
     }
@@ -465,6 +534,12 @@ export class SharedLog {
 
   #pause(): Promise<void> {
     return new Promise((resolve) => void this.#clock.after(this.#options.fullRetryMs, resolve))
+  }
+
+  #block(): void {
+    this.#isBlocked = true
+    this.#setFull(true)
+    this.#events.blocked?.()
   }
 
   #setFull(full: boolean): void {

@@ -26,6 +26,8 @@ export interface RetentionOptions {
 const partitionsPerTurn = 500
 /** Checkpoints that are asked for in one round: each is written to the log. */
 const checkpointsPerRoundMax = 1000
+/** A segment smaller than this is not worth to be given up early. */
+const rolledBytesMin = 256 << 10
 /** What is written so that a segment can go is at most this share of it: of its messages, and of its bytes. */
 const shareMax = 0.25
 /** Bytes that are copied in one round; a batch more, perhaps. */
@@ -80,8 +82,10 @@ export class Retention {
   }
 
   async #round(): Promise<void> {
-    const { appended, segments } = this.#log
-    if (segments.length < 2 || (appended === this.#looked && this.#sparse.size === 0)) return
+    const { appended, segments, isFull } = this.#log
+    if (isFull) await this.#rollIfUnneeded()
+    if (!this.#isOpen) return
+    if (segments.length < 2 || (appended === this.#looked && this.#sparse.size === 0 && !isFull)) return
     this.#looked = appended
     const room: Room = { checkpoints: checkpointsPerRoundMax, bytes: copiedPerRoundBytes }
     // The last one is written to.
@@ -89,6 +93,22 @@ export class Retention {
       await this.#look(name, usedBytes, room)
       if (!this.#isOpen) return
     }
+  }
+
+  /** On a full disk the segment that is written to may be all there is to give back. */
+  async #rollIfUnneeded(): Promise<void> {
+    const { name, usedBytes } = this.#log.segments.at(-1)!
+    if (usedBytes < rolledBytesMin) return
+    let some: PartitionLog | null = null
+    for await (const log of this.#partitions()) {
+      const need = log.needs(name)
+      if (need === 'messages' || need === 'all') return
+      if (need === 'start') some = log
+    }
+    if (some === null || !this.#isOpen) return
+    this.#log.rollEarly()
+    // Whatever is committed next brings it about.
+    some.askCheckpoint()
   }
 
   async #look(name: string, usedBytes: number, room: Room): Promise<void> {

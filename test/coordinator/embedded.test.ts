@@ -12,6 +12,7 @@ async function opened(store: SimStore): Promise<EmbeddedStore> {
     nodeId: undefined,
     commitTimeoutMs: 1000,
     failed: () => undefined,
+    makeRoom: () => Promise.resolve(false),
   })
 }
 

@@ -166,6 +166,7 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
       queuedBytesMax: random.pick([20_000, 1_000_000, 32 << 20]),
       fullRetryMs: random.pick([50, 500]),
       commitTimeoutMs: random.pick([3000, 10_000]),
+      reserveBytes: random.pick([0, 3000, 100_000]),
       retentionMs: random.pick([20, 200, 1000]),
       copyAfterMs: random.pick([0, 100, 30_000]),
     },

@@ -35,7 +35,7 @@ class Disk {
     this.world = new SimWorld({ seed: 1, faults: { diskLatencyMs: [commitMs, commitMs], ...faults } })
     this.store = store
     this.process = this.world.process('broker', store)
-    this.#options = { ...logDefaults, ...options }
+    this.#options = { ...logDefaults, reserveBytes: 0, ...options }
   }
 
   static async open(
