@@ -26,15 +26,21 @@ type Options = ConnectionOptions & OutputOptions & Load
 
 export function define(bench: Command): void {
   withJson(withServer(bench))
-    .addOption(flagOption('--seconds', count, 'how long to send, 1 to 3,600').default(5))
-    .addOption(flagOption('--size', size, 'bytes of each body, 8 to 16MiB').default(100))
-    .addOption(flagOption('--producers', count, 'connections that send, 1 to 64').default(1))
-    .addOption(flagOption('--consumers', count, 'connections that receive and ack, 1 to 64').default(1))
-    .addOption(flagOption('--batch', count, 'messages that are sent together, 1 to 10,000').default(1))
+    .addOption(flagOption('--seconds', count(1, 3600), 'how long to send').default(5))
     .addOption(
-      flagOption('--unconfirmed', count, 'messages that a producer sends ahead of their confirms').default(
-        1000,
-      ),
+      flagOption('--size', size(numberBytes, limits.messageBytesMax), 'bytes of each body').default(100),
+    )
+    .addOption(flagOption('--producers', count(1, 64), 'connections that send').default(1))
+    .addOption(flagOption('--consumers', count(1, 64), 'connections that receive and ack').default(1))
+    .addOption(
+      flagOption('--batch', count(1, limits.batchMessagesMax), 'messages that are sent together').default(1),
+    )
+    .addOption(
+      flagOption(
+        '--unconfirmed',
+        count(1, 100_000),
+        'messages that a producer sends ahead of their confirms',
+      ).default(1000),
     )
     .addHelpText(
       'after',
@@ -94,17 +100,10 @@ const unconfirmedBytesMax = 64 << 20
 
 /** @throws MqError INVALID_OPTION */
 function checkLoad({ seconds, size, producers, consumers, batch, unconfirmed }: Options): Load {
-  const check = (flag: string, value: number, min: number, max: number): void => {
-    if (value >= min && value <= max) return
-    const range = `${min.toLocaleString('en')} to ${max.toLocaleString('en')}`
-    throw new MqError('INVALID_OPTION', `--${flag} is ${value}: it must be ${range}`)
+  if (batch * size > unconfirmedBytesMax) {
+    const max = Math.floor(unconfirmedBytesMax / size).toLocaleString('en')
+    throw new MqError('INVALID_OPTION', `--batch is ${batch}: with this --size it must be 1 to ${max}`)
   }
-  check('seconds', seconds, 1, 3600)
-  check('size', size, numberBytes, limits.messageBytesMax)
-  check('producers', producers, 1, 64)
-  check('consumers', consumers, 1, 64)
-  check('batch', batch, 1, Math.min(limits.batchMessagesMax, Math.floor(unconfirmedBytesMax / size)))
-  check('unconfirmed', unconfirmed, 1, 100_000)
   const fits = Math.max(batch, Math.min(unconfirmed, Math.floor(unconfirmedBytesMax / size)))
   return { seconds, size, producers, consumers, batch, unconfirmed: fits }
 }

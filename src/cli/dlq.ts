@@ -4,7 +4,7 @@ import { MqError } from '../errors.ts'
 import type { Redriven } from '../index.ts'
 import { systemClock } from '../system.ts'
 import { type ConnectionOptions, withClient, withServer } from './connection.ts'
-import { count, flagOption, name as queueName, type OutputOptions, withJson } from './options.ts'
+import { count, flagOption, queueArgument, queueName, type OutputOptions, withJson } from './options.ts'
 import { manyMessages, note, print, printJson, printTable } from './output.ts'
 
 type Options = ConnectionOptions & OutputOptions
@@ -23,16 +23,20 @@ export function define(dlq: Command): void {
   subcommand('ls', 'list the dead-letter queues, and the queues whose messages go there').action(
     (options: Options) => list(options),
   )
-  subcommand('redrive <NAME>', 'send the messages of a dead-letter queue back to where they came from')
+  subcommand('redrive', 'send the messages of a dead-letter queue back to where they came from')
+    .addArgument(queueArgument('NAME'))
     .addOption(
-      flagOption('--to', queueName, 'send all to this queue (default: each to the one it came from)'),
+      flagOption('--to', queueName, 'send all to this queue', 'default: each to the one it came from'),
     )
-    .addOption(flagOption('--max', count, 'messages to redrive at most (default: all that are ready)'))
+    .addOption(
+      flagOption('--max', count(1, Infinity), 'messages to redrive at most', 'default: all that are ready'),
+    )
     .addOption(
       flagOption(
         '--rate',
-        count,
-        'messages to redrive in a second at most, up to 1,000,000 (default: no limit)',
+        count(1, 1_000_000),
+        'messages to redrive in a second at most',
+        'default: no limit',
       ),
     )
     .option('--dry-run', 'redrive nothing, and say how many messages it would be')
