@@ -29,6 +29,8 @@ export interface RedriveOptions extends CallOptions {
   dryRun?: boolean | undefined
   /** How long each step of up to 1,000 messages may take, in milliseconds; default 30,000. */
   timeoutMs?: number | undefined
+  /** @internal Ends it between two steps, with ABORTED: what `signal` does at once. */
+  stop?: AbortSignal | undefined
   /** @internal Hears after each step what has been done by then. */
   onProgress?: ((soFar: Redriven) => void) | undefined
 }
@@ -66,6 +68,7 @@ class Redrive implements Work {
   readonly #dryRun: boolean
   readonly #timeoutMs: number
   readonly #signal: AbortSignal | undefined
+  readonly #stop: AbortSignal | undefined
   readonly #onProgress: ((soFar: Redriven) => void) | undefined
   #messages = 0
   #skipped = 0
@@ -91,11 +94,17 @@ class Redrive implements Work {
     this.#dryRun = dryRun
     this.#timeoutMs = checkTimeout(options.timeoutMs)
     this.#signal = checkSignal(options.signal)
+    this.#stop = options.stop
     this.#onProgress = options.onProgress
   }
 
   get #what(): string {
     return `redriving queue '${this.#name}'`
+  }
+
+  /** What ends it between two steps. */
+  get #signals(): AbortSignal[] {
+    return [this.#signal, this.#stop].filter((signal) => signal !== undefined)
   }
 
   abandon(why: Abandonment): void {
@@ -153,7 +162,7 @@ class Redrive implements Work {
 
   /** @throws MqError ABORTED, CLOSED, DISCONNECTED */
   #checkGoesOn(): void {
-    if (this.#signal?.aborted) throw aborted(this.#what, this.#signal, false)
+    for (const signal of this.#signals) if (signal.aborted) throw aborted(this.#what, signal, false)
     if (this.#abandoned !== null) throw abandoned(this.#what, this.#abandoned, false)
   }
 
@@ -161,18 +170,19 @@ class Redrive implements Work {
   #pauseUntil(dueMs: number): Promise<void> {
     const { clock, aborts } = this.#core
     const delayMs = dueMs - clock.monotonicMs()
-    const signal = this.#signal
-    if (delayMs <= 0 || signal?.aborted || this.#abandoned !== null) return Promise.resolve()
+    const signals = this.#signals
+    const isEnding = this.#abandoned !== null || signals.some(({ aborted }) => aborted)
+    if (delayMs <= 0 || isEnding) return Promise.resolve()
     return new Promise((resolve) => {
       const end = (): void => {
         timer.cancel()
-        if (signal !== undefined) aborts.remove(signal, end)
+        for (const signal of signals) aborts.remove(signal, end)
         this.#endPause = null
         resolve()
       }
       const timer: Timer = clock.after(delayMs, end)
       this.#endPause = end
-      if (signal !== undefined) aborts.add(signal, end)
+      for (const signal of signals) aborts.add(signal, end)
     })
   }
 

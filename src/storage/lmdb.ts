@@ -33,6 +33,7 @@ import {
   readFileSync,
   readSync,
   rmSync,
+  statSync,
   writeSync,
 } from 'node:fs'
 import { open as openFile, readdir, rename, rm, unlink } from 'node:fs/promises'
@@ -541,12 +542,14 @@ async function syncDirectory(directory: string): Promise<void> {
 
 async function makeDirectory(directory: string): Promise<void> {
   try {
-    const first = mkdirSync(directory, { recursive: true, mode: 0o700 })
-    if (first !== undefined) {
-      for (let made = directory; made.length >= first.length; made = dirname(made)) {
-        await syncDirectory(dirname(made))
-      }
+    // Level by level: where nothing can be made, as in /proc, Node's own recursive mkdir never comes to an end.
+    const missing: string[] = []
+    for (let at = directory; !existsSync(at); at = dirname(at)) missing.unshift(at)
+    for (const at of missing) {
+      mkdirSync(at, { mode: 0o700 })
+      await syncDirectory(dirname(at))
     }
+    if (!statSync(directory).isDirectory()) mkdirSync(directory)
     accessSync(directory, fsConstants.R_OK | fsConstants.W_OK | fsConstants.X_OK)
   } catch (error) {
     throw notWritable(directory, error)
