@@ -15,6 +15,7 @@ import type { Work } from './activity.ts'
 import { runCall } from './call.ts'
 import type { Core } from './core.ts'
 import { abandoned, aborted, type Abandonment } from './ending.ts'
+import { checkOptionNames, optionNames } from './option-names.ts'
 import { checkInteger, checkQueueName, checkSignal, checkTimeout, type CallOptions } from './options.ts'
 import { unexpected } from './queues.ts'
 
@@ -34,6 +35,17 @@ export interface RedriveOptions extends CallOptions {
   /** @internal Hears after each step what has been done by then. */
   onProgress?: ((soFar: Redriven) => void) | undefined
 }
+
+const redriveOptionNames = optionNames<RedriveOptions>({
+  to: true,
+  max: true,
+  ratePerSecond: true,
+  dryRun: true,
+  signal: true,
+  timeoutMs: true,
+  stop: true,
+  onProgress: true,
+})
 
 /** What a redrive did, or with `dryRun` would have done. */
 export interface Redriven {
@@ -79,6 +91,7 @@ class Redrive implements Work {
 
   /** @throws MqError INVALID_NAME, INVALID_FIELD, INVALID_OPTION, ABORTED */
   constructor(core: Core, name: string, options: RedriveOptions) {
+    checkOptionNames(options, redriveOptionNames)
     const { to, max, ratePerSecond, dryRun = false } = options
     checkQueueName(name)
     if (to !== undefined) checkQueueName(to)

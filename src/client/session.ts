@@ -73,12 +73,7 @@ const backoffMaxMs = 2_000
 /** An answer may exceed the limit for requests by the heads of its deliveries. */
 const answerSlackBytes = 1 << 20
 /** What bytes are that were never meant as a frame. */
-const noFrame: ReadonlySet<MqErrorCode> = new Set([
-  'BAD_FRAME',
-  'FRAME_TOO_LARGE',
-  'DECODE_LIMIT',
-  'UNSUPPORTED_TYPE',
-])
+const noFrame: ReadonlySet<MqErrorCode> = new Set(['FRAME_TOO_LARGE', 'DECODE_LIMIT', 'UNSUPPORTED_TYPE'])
 const requestIdMax = 0xffff_ffff
 
 type State = 'new' | 'dialing' | 'pausing' | 'ready' | 'leaving' | 'closed'
@@ -415,7 +410,7 @@ export class Session {
 
   #onClose(connection: Connection, error: MqError | undefined): void {
     if (connection !== this.#connection) return
-    // Whoever listens there has never spoken our protocol.
+    // Whoever listens there does not speak our protocol.
     const isStranger = !this.isConnected && error !== undefined && noFrame.has(error.code)
     this.#lost(isStranger ? this.#stranger(error) : error)
   }
