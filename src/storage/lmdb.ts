@@ -69,6 +69,8 @@ const { EIO, ENOSPC, EDQUOT } = osConstants.errno
 /** The part of lmdb's interface its declarations leave out. */
 interface Environment {
   info(): { readonly lastPageNumber: number }
+  /** Tells the status of the writer thread, and at the end of a transaction how that went. */
+  startWriting(address: number, told: (status: number) => unknown): void
 }
 type Database = lmdb.RootDatabase<Uint8Array, Uint8Array> & { readonly env: Environment }
 const { allDbs } = lmdb as unknown as { readonly allDbs: Map<string, unknown> }
@@ -423,8 +425,38 @@ function openDatabase(path: string): Database {
     maxReaders: readersMax,
     permissionsMode: 0o600,
   } as const
-  return lmdb.open<Uint8Array, Uint8Array>(path, options) as Database
+  const db = lmdb.open<Uint8Array, Uint8Array>(path, options) as Database
+  keepQuiet(db.env)
+  return db
 }
+
+/**
+ * lmdb prints a failed commit with its stack, besides rejecting it, and has no option for that. Its log would tell on
+ * stderr what ours tells already, a line for each try. So nobody listens to `console.error` while lmdb hears of a
+ * failure: that is one synchronous call in which none of our code runs, promises being settled later. What its native
+ * code says, `Write error: …`, goes past Node and stays.
+ */
+function keepQuiet(env: Environment): void {
+  const startWriting = env.startWriting.bind(env)
+  const quietly: Environment['startWriting'] = (address, told) =>
+    startWriting(address, (status) => {
+      if (statusesOfProgress.has(status)) return told(status)
+      /* eslint-disable no-console -- what lmdb prints with it */
+      const { error } = console
+      console.error = () => {}
+      try {
+        return told(status)
+      } finally {
+        console.error = error
+      }
+      /* eslint-enable no-console */
+    })
+  // The method that it covers is native, and cannot be assigned to.
+  Object.defineProperty(env, 'startWriting', { value: quietly })
+}
+
+/** Committed, under way, to be called back: all others are failures. */
+const statusesOfProgress: ReadonlySet<number> = new Set([0, 1, 2])
 
 async function closeDatabase(db: Database): Promise<void> {
   await db.close()
