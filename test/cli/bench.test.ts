@@ -89,10 +89,10 @@ async function confirmedSends(there: RunningBroker): Promise<void> {
 
 t.test('what cannot be meant is wrong usage', async (t) => {
   for (const [flag, value, says] of [
-    ['--seconds', '0', /--seconds is 0: it must be 1 to 3,600/],
-    ['--size', '7', /--size is 7: it must be 8 to 16,777,216/],
-    ['--batch', '10001', /--batch is 10001: it must be 1 to 10,000/],
-    ['--producers', '65', /--producers is 65: it must be 1 to 64/],
+    ['--seconds', '0', /--seconds is '0': it must be 1 to 3,600/],
+    ['--size', '7', /--size is '7': it must be 8 to 16MiB/],
+    ['--batch', '10001', /--batch is '10001': it must be 1 to 10,000/],
+    ['--producers', '65', /--producers is '65': it must be 1 to 64/],
   ] as const) {
     const { code, stderr } = await run(['bench', flag, value])
     t.equal(code, 2)
