@@ -20,16 +20,16 @@ export interface TestBrokerOptions {
   /** Where messages and queues are kept; what an earlier broker left there is found again. Default: in memory. */
   dataDir?: string | undefined
   /**
-   * `manual`: time stands still until `advance` moves it, for the broker and for its clients; no socket is opened.
+   * `manual` (default): time stands still until `advance` moves it, for the broker and for its clients; no socket is opened.
    * `system`: real time, on a free port of 127.0.0.1 that other processes can use too.
    */
-  clock: 'manual' | 'system'
+  clock?: 'manual' | 'system' | undefined
 }
 
 export interface TestBroker {
   /** For `connect` of `mq-broker`, which also finds a broker with a manual clock, within this process. */
   readonly servers: readonly string[]
-  /** A client of this broker, to be closed by the caller. Under `manual`, it lives on the moved clock too. */
+  /** A client of this broker, which `close` closes too. Under `manual`, it lives on the moved clock. */
   connect(options?: Omit<ConnectOptions, 'servers'>): Promise<MqClient>
   /**
    * Moves a manual clock on by `ms` milliseconds (0 or more), from one due moment to the next: when it resolves,
@@ -38,7 +38,10 @@ export interface TestBroker {
    * @throws MqError INVALID_OPTION: `ms` is no such number; UNSUPPORTED: the clock is the system's
    */
   advance(ms: number): Promise<void>
-  /** Stops the broker as planned, leases and all; idempotent. Clients that are still open find it gone. */
+  /**
+   * Stops the broker as planned, leases and all, and closes the clients that `connect` made; idempotent. Others find
+   * it gone.
+   */
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
 }
@@ -50,8 +53,8 @@ const stopMsMax = 20_000
  * Starts a broker for tests.
  * @throws MqError INVALID_OPTION; with `dataDir`, DATA_DIR_LOCKED, DATA_DIR_NOT_WRITABLE, CORRUPT_LOG, …
  */
-export async function startTestBroker(options: TestBrokerOptions): Promise<TestBroker> {
-  const { clock, dataDir } = options
+export async function startTestBroker(options: TestBrokerOptions = {}): Promise<TestBroker> {
+  const { clock = 'manual', dataDir } = options
   if (dataDir !== undefined && (typeof dataDir !== 'string' || dataDir === '')) {
     throw new MqError('INVALID_OPTION', "'dataDir' must be the path of a directory")
   }
@@ -77,13 +80,35 @@ async function startOnSystemClock(store: Store): Promise<TestBroker> {
   const env: Env = { clock: systemClock, random: systemRandom, network: socketNetwork, store }
   const broker = await startBroker(env, { listen: { host: '127.0.0.1', port: 0 } })
   const servers = [formatAddress(broker.address)]
+  const clients = new Clients()
+  let stopped: Promise<void> | null = null
+  const close = (): Promise<void> => {
+    stopped ??= broker.stop().then(() => clients.close())
+    return stopped
+  }
   return {
     servers,
-    connect: (options = {}) => connectWith(env, { ...options, servers }),
+    connect: (options = {}) => clients.add(connectWith(env, { ...options, servers })),
     advance: () =>
       Promise.reject(new MqError('UNSUPPORTED', "the clock is the system's: it moves by itself")),
-    close: () => broker.stop(),
-    [Symbol.asyncDispose]: () => broker.stop(),
+    close,
+    [Symbol.asyncDispose]: close,
+  }
+}
+
+/** The clients of a test broker, which end with it: one that looks for its broker would keep the process. */
+class Clients {
+  readonly #open = new Set<MqClient>()
+
+  async add(connecting: Promise<MqClient>): Promise<MqClient> {
+    const client = await connecting
+    this.#open.add(client)
+    client.on('close', () => this.#open.delete(client))
+    return client
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#open].map((client) => client.close()))
   }
 }
 
@@ -100,18 +125,21 @@ async function startManual(store: Store): Promise<TestBroker> {
   const listen = { host: name, port: 7650 }
   const broker = await startBroker({ ...envOf(name), store: disk }, { listen })
 
-  let clients = 0
-  const clientEnv = (): ClientEnv => envOf(`client ${++clients} of ${name}`)
+  let clientsMade = 0
+  const clients = new Clients()
+  const clientEnv = (): ClientEnv => envOf(`client ${++clientsMade} of ${name}`)
   const servers = [formatAddress(listen)]
   inProcess.add(servers[0]!, clientEnv)
   let stopped: Promise<void> | null = null
   const close = (): Promise<void> => {
-    stopped ??= stop(broker, moved).finally(() => inProcess.remove(servers[0]!))
+    stopped ??= stop(broker, moved)
+      .then(() => clients.close())
+      .finally(() => inProcess.remove(servers[0]!))
     return stopped
   }
   return {
     servers,
-    connect: (options = {}) => connectWith(clientEnv(), { ...options, servers }),
+    connect: (options = {}) => clients.add(connectWith(clientEnv(), { ...options, servers })),
     async advance(ms) {
       if (!Number.isFinite(ms) || ms < 0) {
         throw new MqError('INVALID_OPTION', `'ms' must be a number of milliseconds from 0, not ${ms}`)

@@ -262,14 +262,14 @@ export class RunningBroker implements Broker, Measured {
     }
     this.logger.info(
       {
-        nodeId: this.nodeId,
+        node: this.nodeId,
         queues: this.queues.size,
         segments: this.log.segmentCount,
         entriesRead: this.#entriesRead,
         tookMs: phases.totalMs,
         phasesMs: phases.tookMs,
       },
-      'recovered and serving',
+      'recovered',
     )
   }
 

@@ -28,7 +28,7 @@ import { peek } from './peek.ts'
 import { purge } from './purge.ts'
 import { redrive } from './redrive.ts'
 import { changeQueueOptions, parseQueueOptions, sameOptions } from './queue-options.ts'
-import { similarNames } from './similar-names.ts'
+import { similarNames } from '../similar-names.ts'
 import { Subscription } from './subscription.ts'
 
 /** The request of one operation. */

@@ -10,27 +10,44 @@ import {
 } from '../types.ts'
 import { isQueueName } from '../wire/codec.ts'
 
-const integer = (min: number, max: number): z.ZodNumber => z.number().int().min(min).max(max)
+/** Each kind says in one sentence what it takes, whatever is wrong. */
+const integer = (min: number, max: number): z.ZodNumber => {
+  const range = `must be an integer from ${min.toLocaleString('en')} to ${max.toLocaleString('en')}`
+  return z.number(range).int(range).min(min, range).max(max, range)
+}
+const oneOf = <const T extends string>(...values: T[]) =>
+  z.enum(values, `must be ${values.slice(0, -1).join(', ')} or ${values.at(-1)}`)
+const queueName = 'must be the name of a queue'
+const jitter = 'must be a number from 0 to 1'
 
 /** Those this version carries out, and their limits. */
 const schema = z.strictObject({
   partitions: integer(1, limits.partitionsMax).optional(),
   replicas: integer(1, 7).optional(),
   minInSync: integer(1, 7).optional(),
-  confirm: z.enum(['replicas', 'leader', 'none']).optional(),
-  storage: z.enum(['disk', 'memory']).optional(),
+  confirm: oneOf('replicas', 'leader', 'none').optional(),
+  storage: oneOf('disk', 'memory').optional(),
   visibilityTimeoutMs: integer(1, limits.visibilityTimeoutMsMax).optional(),
   maxMessageBytes: integer(1, limits.messageBytesMax).optional(),
   delayMs: integer(0, limits.delayMsMax).optional(),
   maxDeliveries: integer(1, limits.maxDeliveriesMax).optional(),
-  deadLetterQueue: z.string().refine(isQueueName, { error: errorTable.INVALID_NAME.advice }).optional(),
+  deadLetterQueue: z
+    .string(queueName)
+    .refine(isQueueName, { error: `${queueName}: ${errorTable.INVALID_NAME.advice}` })
+    .optional(),
   backoff: z
-    .strictObject({
-      type: z.enum(['fixed', 'exponential']),
-      delayMs: integer(1, limits.delayMsMax),
-      maxMs: integer(1, limits.delayMsMax).optional(),
-      jitter: z.number().min(0).max(1).optional(),
-    })
+    .strictObject(
+      {
+        type: oneOf('fixed', 'exponential'),
+        delayMs: integer(1, limits.delayMsMax),
+        maxMs: integer(1, limits.delayMsMax).optional(),
+        jitter: z.number(jitter).min(0, jitter).max(1, jitter).optional(),
+      },
+      {
+        error: ({ code }) =>
+          code === 'invalid_type' ? 'must be an object { type, delayMs, maxMs, jitter }' : undefined,
+      },
+    )
     .refine(({ delayMs, maxMs = delayMs }) => maxMs >= delayMs, {
       path: ['maxMs'],
       error: 'must not be below delayMs',
@@ -65,10 +82,10 @@ export function parseQueueOptions(name: string, given: Record<string, unknown>):
   const parsed = schema.safeParse(set)
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!
-    const field = [...issue.path, ...(issue.code === 'unrecognized_keys' ? issue.keys.slice(0, 1) : [])].join(
-      '.',
-    )
-    throw new MqError('INVALID_FIELD', `queue option ${field}: ${issue.message}`, { details: { field } })
+    const isUnknown = issue.code === 'unrecognized_keys'
+    const field = [...issue.path, ...(isUnknown ? issue.keys.slice(0, 1) : [])].join('.')
+    const why = isUnknown ? 'there is no such option' : issue.message
+    throw new MqError('INVALID_FIELD', `queue option ${field}: ${why}`, { details: { field } })
   }
   const options = parsed.data
   if (options.confirm === 'none') throw new MqError('UNSUPPORTED', "confirm 'none' is not built yet")

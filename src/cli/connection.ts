@@ -2,6 +2,7 @@
 import type { Command } from 'commander'
 import { connect, type MqClient } from '../index.ts'
 import { currentServer } from './contexts.ts'
+import { note } from './output.ts'
 
 const defaultServer = '127.0.0.1:7650'
 
@@ -20,6 +21,12 @@ export function openClient(options: ConnectionOptions): Promise<MqClient> {
   // An empty variable counts as unset, as it does for `start`.
   const servers = options.server ?? (process.env.MQ_SERVER || currentServer() || defaultServer)
   return connect({ servers: servers.split(',').map((server) => server.trim()), name: 'mq-broker' })
+}
+
+/** For what goes on until it is ended: a silence that has a reason should not look like one that has none. */
+export function noteConnection(client: MqClient): void {
+  client.on('disconnect', () => note('mq-broker: connection lost, waiting for the broker'))
+  client.on('reconnect', () => note('mq-broker: the broker is back'))
 }
 
 /** Connects, does `work`, and disconnects whatever came of it. */

@@ -4,7 +4,8 @@ import { MqError } from '../errors.ts'
 import type { Redriven } from '../index.ts'
 import { systemClock } from '../system.ts'
 import { type ConnectionOptions, withClient, withServer } from './connection.ts'
-import { count, flagOption, name as queueName, type OutputOptions, withJson } from './options.ts'
+import { count, flagOption, queueArgument, queueName, type OutputOptions, withJson } from './options.ts'
+import { Interrupted } from './failure.ts'
 import { manyMessages, note, print, printJson, printTable } from './output.ts'
 
 type Options = ConnectionOptions & OutputOptions
@@ -23,22 +24,27 @@ export function define(dlq: Command): void {
   subcommand('ls', 'list the dead-letter queues, and the queues whose messages go there').action(
     (options: Options) => list(options),
   )
-  subcommand('redrive <NAME>', 'send the messages of a dead-letter queue back to where they came from')
+  subcommand('redrive', 'send the messages of a dead-letter queue back to where they came from')
+    .addArgument(queueArgument('NAME'))
     .addOption(
-      flagOption('--to', queueName, 'send all to this queue (default: each to the one it came from)'),
+      flagOption('--to', queueName, 'send all to this queue', 'default: each to the one it came from'),
     )
-    .addOption(flagOption('--max', count, 'messages to redrive at most (default: all that are ready)'))
+    .addOption(
+      flagOption('--max', count(1, Infinity), 'messages to redrive at most', 'default: all that are ready'),
+    )
     .addOption(
       flagOption(
         '--rate',
-        count,
-        'messages to redrive in a second at most, up to 1,000,000 (default: no limit)',
+        count(1, 1_000_000),
+        'messages to redrive in a second at most',
+        'default: no limit',
       ),
     )
     .option('--dry-run', 'redrive nothing, and say how many messages it would be')
     .addHelpText(
       'after',
-      '\nAn interrupt ends it; what was redriven by then stays so. Messages that come meanwhile stay.',
+      '\nAn interrupt ends it once the step under way is done, a second one at once; what was redriven by then stays so.\n' +
+        'Messages that come meanwhile stay.',
     )
     .action((name: string, options: RedriveFlags) => redrive(name, options))
 }
@@ -51,6 +57,8 @@ async function list(options: Options): Promise<void> {
     if (deadLetterQueue !== null)
       sources.set(deadLetterQueue, [...(sources.get(deadLetterQueue) ?? []), name])
   }
+  // By their name they were meant for dead letters, though no queue leads there any more.
+  for (const { name } of queues) if (name.endsWith('.dlq') && !sources.has(name)) sources.set(name, [])
   const messages = new Map(queues.map((queue) => [queue.name, queue.messages]))
   const found = [...sources.keys()].sort().map((name) => ({
     name,
@@ -61,17 +69,24 @@ async function list(options: Options): Promise<void> {
   if (options.json) return printJson(found)
   await printTable(
     ['NAME', 'MESSAGES', 'SOURCES'],
-    found.map(({ name, messages, sources }) => [name, messages, sources.join(', ')]),
+    found.map(({ name, messages, sources }) => [name, messages, sources.join(', ') || 'none']),
   )
 }
 
 const progressMs = 1000
+const signals = ['SIGINT', 'SIGTERM'] as const
 
 async function redrive(name: string, options: RedriveFlags): Promise<void> {
   const { to, max, rate, dryRun = false } = options
-  const interrupted = new AbortController()
-  const interrupt = (): void => interrupted.abort()
-  const signals = ['SIGINT', 'SIGTERM'] as const
+  // The first lets the step under way end, so that it is known what was done.
+  const stop = new AbortController()
+  const abort = new AbortController()
+  let firstSignal: (typeof signals)[number] | undefined
+  const interrupt = (signal: (typeof signals)[number]): void => {
+    if (firstSignal !== undefined) abort.abort()
+    firstSignal ??= signal
+    stop.abort()
+  }
   for (const signal of signals) process.on(signal, interrupt)
   let toldMs = systemClock.monotonicMs()
   const onProgress = ({ messages }: Redriven): void => {
@@ -87,14 +102,19 @@ async function redrive(name: string, options: RedriveFlags): Promise<void> {
         max,
         ratePerSecond: rate,
         dryRun,
-        signal: interrupted.signal,
+        signal: abort.signal,
+        stop: stop.signal,
         onProgress,
       }),
     )
     if (options.json) await printJson({ name, ...redriven, dryRun })
     else await print(summary(name, redriven, dryRun))
   } catch (error) {
-    throw error instanceof MqError ? withCount(error, dryRun) : error
+    if (!(error instanceof MqError)) throw error
+    if (firstSignal === undefined || error.code !== 'ABORTED' || error.outcome !== 'failed')
+      throw withCount(error, dryRun)
+    const done = `${manyMessages(Number(error.details?.['messages'] ?? 0))} ${dryRun ? 'counted' : 'redriven'}`
+    throw new Interrupted(firstSignal, `interrupted, with ${done} from ${name}; what is left stays there`)
   } finally {
     for (const signal of signals) process.off(signal, interrupt)
   }
@@ -107,7 +127,10 @@ function summary(name: string, { messages, skipped, targets }: Redriven, dryRun:
     .map((target) => `${manyMessages(targets[target]!)} ${done} to ${target}`)
   if (messages === 0) lines.push(`${manyMessages(0)} of queue ${name} ${done}`)
   if (skipped > 0) {
-    const why = 'the queue they came from is not known or not there, or takes none of their size'
+    const why =
+      messages === 0
+        ? 'they name no queue that is there and takes them; --to names one'
+        : 'the queue they came from is not known or not there, or takes none of their size'
     lines.push(`${manyMessages(skipped)} ${dryRun ? 'would stay' : 'stayed'} in ${name}: ${why}`)
   }
   return `${lines.join('\n')}\n`

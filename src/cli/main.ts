@@ -65,8 +65,8 @@ async function createProgram(argv: readonly string[]): Promise<Command> {
     .version(version(), '-V, --version', 'print the version')
     .helpOption('-h, --help', 'print this help')
     .exitOverride()
-    .configureOutput({ outputError: (text) => note(usageLine(text)) })
     .showSuggestionAfterError()
+    .helpCommand(false)
   for (const [name, { description, load }] of Object.entries(groups)) {
     const command = program.command(name).description(description)
     // Completions are made of all of them.
@@ -74,16 +74,39 @@ async function createProgram(argv: readonly string[]): Promise<Command> {
     const { define } = await load()
     define(command)
   }
+  program
+    .command('help')
+    .description('print the help of a command')
+    .argument('[COMMAND...]')
+    .action((names: string[]) => commandAt(program, names).outputHelp())
+  tellWhereHelpIs(program, 'mq-broker')
   return program
 }
 
+/** @throws CommanderError there is no such command, which has been said then */
+function commandAt(program: Command, names: readonly string[]): Command {
+  let found = program
+  for (const name of names) {
+    const next = found.commands.find((each) => each.name() === name)
+    found = next ?? found.error(`error: unknown command '${name}'`)
+  }
+  return found
+}
+
+/** What is wrong with the use of a command points at the help of that command. */
+function tellWhereHelpIs(command: Command, path: string): void {
+  command.configureOutput({ outputError: (text) => note(usageLine(text, path)) })
+  for (const each of command.commands) tellWhereHelpIs(each, `${path} ${each.name()}`)
+}
+
 /** Commander's message, which may have lines, in one line that says where to look. */
-function usageLine(text: string): string {
+function usageLine(text: string, path: string): string {
   const what = text
     .trim()
     .replace(/^error: /, '')
+    .replace(/\s*\n\(Did you mean (.*\?)\)$/, ': did you mean $1')
     .replaceAll(/\s*\n\s*/g, ' ')
-  return `mq-broker: ${what} (see mq-broker --help)`
+  return `mq-broker: ${what} (see ${path} --help)`
 }
 
 function version(): string {

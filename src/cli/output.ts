@@ -33,12 +33,23 @@ export function flush(): Promise<void> {
   const bytes = Buffer.concat(pieces.map((piece) => (typeof piece === 'string' ? Buffer.from(piece) : piece)))
   if (bytes.length === 0) return Promise.resolve()
   return new Promise((resolve, reject) => {
-    process.stdout.write(bytes, (error) => {
-      if (!error) return resolve()
-      const code = (error as NodeJS.ErrnoException).code
-      reject(code === 'EPIPE' || code === 'ERR_STREAM_DESTROYED' ? new ReaderGone() : error)
-    })
+    const failed = (error: unknown) => {
+      const { code, message } = error as NodeJS.ErrnoException
+      const isGone = code === 'EPIPE' || code === 'ERR_STREAM_DESTROYED'
+      reject(isGone ? new ReaderGone() : new StreamFailed(`cannot write the output: ${message}`))
+    }
+    try {
+      process.stdout.write(bytes, (error) => (error ? failed(error) : resolve()))
+    } catch (error) {
+      // A file is written at once.
+      failed(error)
+    }
   })
+}
+
+/** The output cannot be written, since a disk is full for example, or the input not be read. */
+export class StreamFailed extends Error {
+  override readonly name = 'StreamFailed'
 }
 
 /** Whoever read stdout has seen enough, as in `… | head -n 1`: no failure, and nothing more to print. */
@@ -115,8 +126,13 @@ export function bodyFields(body: Uint8Array): { body: string } | { bodyBase64: s
 /** A body for a line of text: as it is when a program reads it, harmless when a terminal shows it. */
 export function bodyLine(body: Uint8Array): Uint8Array {
   if (!process.stdout.isTTY) return body
+  return Buffer.from(bodyText(body))
+}
+
+/** A body as text that does no harm anywhere. */
+export function bodyText(body: Uint8Array): string {
   const text = utf8(body)
-  return Buffer.from(text === undefined ? `base64:${Buffer.from(body).toString('base64')}` : printable(text))
+  return text === undefined ? `base64:${Buffer.from(body).toString('base64')}` : printable(text)
 }
 
 /** Keeps others' text from moving the cursor, ringing the bell or making lines of its own. */

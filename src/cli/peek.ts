@@ -1,9 +1,10 @@
 /** `mq-broker peek QUEUE` */
 import type { Command } from 'commander'
 import type { PeekedMessage } from '../index.ts'
+import { limits } from '../types.ts'
 import { type ConnectionOptions, withClient, withServer } from './connection.ts'
-import { count, flagOption, type OutputOptions, withJson } from './options.ts'
-import { bodyFields, bodyLine, print, printable, printJson } from './output.ts'
+import { count, flagOption, queueArgument, type OutputOptions, withJson } from './options.ts'
+import { bodyFields, bodyText, print, printable, printJson } from './output.ts'
 
 interface Options extends ConnectionOptions, OutputOptions {
   readonly max: number
@@ -11,13 +12,13 @@ interface Options extends ConnectionOptions, OutputOptions {
 
 export function define(peek: Command): void {
   withJson(withServer(peek))
-    .argument('<QUEUE>')
-    .addOption(flagOption('--max', count, 'messages at most, 1 to 1,000').default(10))
+    .addArgument(queueArgument('QUEUE'))
+    .addOption(flagOption('--max', count(1, limits.receiveMessagesMax), 'messages at most').default(10))
     .addHelpText(
       'after',
       '\nPrints a line for each message, oldest first: its state (ready, delayed or leased), how often it was delivered, its id,\n' +
-        'why it is a dead letter (else -) and its body, with tabs between; --json has all headers. Nothing is leased or\n' +
-        'counted.',
+        'why it is a dead letter (else -) and its body, with tabs between and control characters escaped; --json has all of\n' +
+        'it. Nothing is leased or counted.',
     )
     .action((queue: string, options: Options) => run(queue, options))
 }
@@ -27,8 +28,7 @@ async function run(queue: string, options: Options): Promise<void> {
   if (options.json) return printJson(messages.map(jsonMessage))
   const lines = messages.flatMap(({ state, deliveryCount, id, headers, body }) => [
     Buffer.from(`${state}\t${deliveryCount}\t${id}\t${deathOf(headers)}\t`),
-    bodyLine(body),
-    Buffer.from('\n'),
+    Buffer.from(`${bodyText(body)}\n`),
   ])
   await print(Buffer.concat(lines))
 }

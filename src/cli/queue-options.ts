@@ -1,8 +1,18 @@
 /** The options of a queue as flags of `queue create`: what they are called, how they are written, what they mean. */
 import { Option } from 'commander'
 import { MqError } from '../errors.ts'
-import type { QueueOptions, QueueOptionsChange } from '../types.ts'
-import { count, duration, flagOption, fraction, name, oneOf, type Reader, size } from './options.ts'
+import { limits, type QueueOptions, type QueueOptionsChange } from '../types.ts'
+import {
+  count,
+  duration,
+  flagOption,
+  fraction,
+  notBuilt,
+  oneOf,
+  queueName,
+  type Reader,
+  size,
+} from './options.ts'
 
 interface QueueFlag {
   /** The option it sets; `backoff` is put together from several flags. */
@@ -10,93 +20,166 @@ interface QueueFlag {
   /** Absent for a switch. */
   readonly reader?: Reader<unknown>
   readonly help: string
+  /** As `queue create` tells it. */
+  readonly default?: string
+  /** Nothing that `queue edit` can change. */
+  readonly isFixed?: true
+  /** What of it the broker refuses with UNSUPPORTED. */
+  readonly notBuilt?: string
 }
 
-/** Limits are told here and checked by the broker. */
+const year = limits.delayMsMax
+
 const flags: Readonly<Record<`--${string}`, QueueFlag>> = {
-  '--partitions': { sets: 'partitions', reader: count, help: 'partitions (default 1; 1 to 1,024)' },
-  '--replicas': { sets: 'replicas', reader: count, help: 'copies of each partition (default 1; 1 to 7)' },
+  '--partitions': {
+    sets: 'partitions',
+    reader: count(1, limits.partitionsMax),
+    help: 'partitions',
+    default: '1',
+    isFixed: true,
+  },
+  '--replicas': {
+    sets: 'replicas',
+    reader: count(1, 7),
+    help: 'copies of each partition',
+    default: '1',
+    isFixed: true,
+    notBuilt: `above 1 ${notBuilt}`,
+  },
   '--min-in-sync': {
     sets: 'minInSync',
-    reader: count,
-    help: 'copies that must be up to date for a send (default: the majority)',
+    reader: count(1, 7),
+    help: 'copies that must be up to date for a send',
+    default: 'the majority',
+    isFixed: true,
+    notBuilt: `above 1 ${notBuilt}`,
   },
   '--confirm': {
     sets: 'confirm',
     reader: oneOf('replicas', 'leader', 'none'),
-    help: 'who has a message on disk before its send is confirmed (default replicas)',
+    help: 'who has a message on disk before its send is confirmed',
+    default: 'replicas',
+    notBuilt: `none ${notBuilt}`,
   },
   '--storage': {
     sets: 'storage',
     reader: oneOf('disk', 'memory'),
-    help: 'where messages are (default disk)',
+    help: 'where messages are',
+    default: 'disk',
+    isFixed: true,
+    notBuilt: `memory ${notBuilt}`,
   },
   '--visibility-timeout': {
     sets: 'visibilityTimeoutMs',
-    reader: duration,
-    help: 'how long a delivery is leased (default 30s; up to 12h)',
+    reader: duration(1, limits.visibilityTimeoutMsMax),
+    help: 'how long a delivery is leased',
+    default: '30s',
   },
   '--max-deliveries': {
     sets: 'maxDeliveries',
-    reader: count,
-    help: 'failed deliveries until a message goes to the dead-letter queue (default: no limit; 1 to 10,000)',
+    reader: count(1, limits.maxDeliveriesMax),
+    help: 'failed deliveries until a message goes to the dead-letter queue',
+    default: 'no limit',
   },
   '--dead-letter-queue': {
     sets: 'deadLetterQueue',
-    reader: name,
-    help: 'where such messages go (default NAME.dlq)',
+    reader: queueName,
+    help: 'where such messages go',
+    default: 'NAME.dlq',
   },
   '--max-message-bytes': {
     sets: 'maxMessageBytes',
-    reader: size,
-    help: 'largest message, body, key and headers together (default 1MiB; up to 16MiB)',
+    reader: size(1, limits.messageBytesMax),
+    help: 'largest message, body, key and headers together',
+    default: '1MiB',
+  },
+  '--delay': {
+    sets: 'delayMs',
+    reader: duration(0, year),
+    help: 'time until a message can be received',
+    default: 'none',
   },
   '--ttl': {
     sets: 'ttlMs',
-    reader: duration,
-    help: 'age at which messages are dropped (default: none; up to 365d)',
+    reader: duration(1, year),
+    help: 'age at which messages are dropped',
+    notBuilt,
   },
-  '--delay': { sets: 'delayMs', reader: duration, help: 'time until a message can be received (up to 365d)' },
   '--dedupe-window': {
     sets: 'dedupeWindowMs',
-    reader: duration,
-    help: 'how long dedupe ids are remembered (default 5m; up to 7d)',
+    reader: duration(0, 7 * 24 * 3_600_000),
+    help: 'how long dedupe ids are remembered',
+    notBuilt,
   },
   '--retain-acked': {
     sets: 'retainAckedMs',
-    reader: duration,
-    help: 'how long acked messages are kept (default 0; up to 365d)',
+    reader: duration(0, year),
+    help: 'how long acked messages are kept',
+    notBuilt,
   },
   '--max-messages': {
     sets: 'maxMessages',
-    reader: count,
-    help: 'messages that the queue holds (default: no limit)',
+    reader: count(1, Infinity),
+    help: 'messages that the queue holds',
+    notBuilt,
   },
-  '--max-bytes': { sets: 'maxBytes', reader: size, help: 'bytes that the queue holds (default: no limit)' },
+  '--max-bytes': {
+    sets: 'maxBytes',
+    reader: size(1, Infinity),
+    help: 'bytes that the queue holds',
+    notBuilt,
+  },
   '--overflow': {
     sets: 'overflow',
     reader: oneOf('reject', 'dropOldest'),
-    help: 'what a full queue does (default reject)',
+    help: 'what a full queue does',
+    notBuilt,
   },
-  '--fairness': { sets: 'fairness', help: 'take turns between keys' },
-  '--single-active-consumer': { sets: 'singleActiveConsumer', help: 'one consumer at a time' },
-  '--ordered-batch': { sets: 'orderedBatch', help: 'keep the order within batches of a key' },
+  '--fairness': { sets: 'fairness', help: 'take turns between keys', notBuilt },
+  '--single-active-consumer': { sets: 'singleActiveConsumer', help: 'one consumer at a time', notBuilt },
+  '--ordered-batch': { sets: 'orderedBatch', help: 'keep the order within batches of a key', notBuilt },
 }
 
 const entries = Object.entries(flags) as [`--${string}`, QueueFlag][]
 
-export function queueFlagOptions(): Option[] {
+/** Flags of `queue create`. */
+export function creationFlags(): Option[] {
   return [
-    ...entries.map(([flag, { reader, help }]) =>
-      reader === undefined ? new Option(flag, help) : flagOption(flag, reader, help),
+    ...entries.map(([flag, entry]) =>
+      queueFlag(flag, entry, entry.default === undefined ? [] : [`default ${entry.default}`]),
     ),
+    ...backoffFlags('default: no pause'),
+  ]
+}
+
+/** Flags of `queue edit`: only those are shown that it can change; the broker says why it refuses the others. */
+export function changeFlags(): Option[] {
+  return [
+    ...entries.map(([flag, entry]) =>
+      queueFlag(flag, entry, []).hideHelp(entry.isFixed === true || entry.notBuilt === notBuilt),
+    ),
+    ...backoffFlags(),
+  ]
+}
+
+function queueFlag(flag: `--${string}`, entry: QueueFlag, facts: string[]): Option {
+  const { reader, help } = entry
+  const all = entry.notBuilt === undefined ? facts : [entry.notBuilt, ...facts]
+  return reader === undefined
+    ? new Option(flag, `${help} (${all.join('; ')})`)
+    : flagOption(flag, reader, help, ...all)
+}
+
+function backoffFlags(...facts: string[]): Option[] {
+  return [
     flagOption(
       '--backoff',
       oneOf('fixed', 'exponential'),
-      'how the pause after a failed delivery grows (default: no pause)',
+      'how the pause after a failed delivery grows',
+      ...facts,
     ),
-    flagOption('--backoff-delay', duration, 'the first pause; needed by --backoff'),
-    flagOption('--backoff-max', duration, 'the longest pause'),
+    flagOption('--backoff-delay', duration(1, year), 'the first pause; needed by --backoff'),
+    flagOption('--backoff-max', duration(1, year), 'the longest pause'),
     flagOption('--backoff-jitter', fraction, 'share of the pause that is left to chance, 0 to 1'),
   ]
 }

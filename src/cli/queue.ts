@@ -1,37 +1,40 @@
 /** `mq-broker queue ls|create|info|edit|purge|rm` */
 import type { Command } from 'commander'
 import { MqError } from '../errors.ts'
-import type { EffectiveQueueOptions } from '../types.ts'
+import type { MqClient } from '../index.ts'
+import type { EffectiveQueueOptions, QueueOptionsChange } from '../types.ts'
 import { formatBytes, formatDuration } from '../units.ts'
 import { type ConnectionOptions, withClient, withServer } from './connection.ts'
-import { type OutputOptions, withJson } from './options.ts'
+import { type OutputOptions, queueArgument, withJson } from './options.ts'
 import { type Cell, manyMessages, print, printJson, printTable } from './output.ts'
-import { queueChangeOf, queueFlagOptions, queueOptionsOf, unsetOption } from './queue-options.ts'
+import { changeFlags, creationFlags, queueChangeOf, queueOptionsOf, unsetOption } from './queue-options.ts'
 
 type Options = ConnectionOptions & OutputOptions
 
 export function define(queue: Command): void {
   const subcommand = (usage: string, description: string) =>
     withJson(withServer(queue.command(usage).description(description)))
+  const named = (usage: string, description: string) =>
+    subcommand(usage, description).addArgument(queueArgument('NAME'))
 
   subcommand('ls', 'list the queues').action((options: Options) => list(options))
 
-  const creation = subcommand('create <NAME>', 'create a queue; one that exists with these options will do')
-  for (const option of queueFlagOptions()) creation.addOption(option)
+  const creation = named('create', 'create a queue; one that exists with these options will do')
+  for (const option of creationFlags()) creation.addOption(option)
   creation.action((name: string, options: Options & Record<string, unknown>) => create(name, options))
 
-  subcommand('info <NAME>', 'print options, counts and partitions of a queue').action(
-    (name: string, options: Options) => info(name, options),
+  named('info', 'print options, counts and partitions of a queue').action((name: string, options: Options) =>
+    info(name, options),
   )
-  const editing = subcommand('edit <NAME>', 'change options of a queue; those that are not given stay')
-  for (const option of [...queueFlagOptions(), unsetOption()]) editing.addOption(option)
+  const editing = named('edit', 'change options of a queue; those that are not given stay')
+  for (const option of [...changeFlags(), unsetOption()]) editing.addOption(option)
   editing.action((name: string, options: Options & Record<string, unknown>) => edit(name, options))
 
-  subcommand('purge <NAME>', 'remove all messages of a queue, also those that consumers have now')
+  named('purge', 'remove all messages of a queue, also those that consumers have now')
     .option('--dry-run', 'remove nothing, and say how many messages it would be')
     .action((name: string, options: Options & { dryRun?: true }) => purge(name, options))
 
-  subcommand('rm <NAME>', 'remove a queue and its messages')
+  named('rm', 'remove a queue and its messages')
     .option('--dry-run', 'remove nothing, and say how many messages it has')
     .action((name: string, options: Options & { dryRun?: true }) => remove(name, options))
 }
@@ -51,9 +54,14 @@ async function list(options: Options): Promise<void> {
 
 async function create(name: string, options: Options & Record<string, unknown>): Promise<void> {
   const queueOptions = queueOptionsOf(options)
-  await withClient(options, (client) => client.createQueue(name, queueOptions))
-  if (options.json) return printJson({ name, options: queueOptions })
-  await print(`queue ${name} is ready\n`)
+  const [inForce, made] = await withClient(options, (client) =>
+    withDeadLetterQueue(client, name, queueOptions, async () => {
+      await client.createQueue(name, queueOptions)
+      return (await client.describeQueue(name)).options
+    }),
+  )
+  if (options.json) return printJson({ name, options: inForce })
+  await print(`queue ${name} is ready\n${made}`)
 }
 
 async function info(name: string, options: Options): Promise<void> {
@@ -90,9 +98,38 @@ async function edit(name: string, options: Options & Record<string, unknown>): P
   if (Object.keys(change).length === 0) {
     throw new MqError('INVALID_OPTION', 'queue edit needs at least one option to change')
   }
-  const inForce = await withClient(options, (client) => client.updateQueue(name, change))
+  const [inForce, made] = await withClient(options, (client) =>
+    withDeadLetterQueue(client, name, change, () => client.updateQueue(name, change)),
+  )
   if (options.json) return printJson({ name, options: inForce })
   await printTable(['OPTION', 'VALUE'], [['name', name], ...optionRows(inForce)])
+  await print(made)
+}
+
+/** Does `change`, and says too whether that has made the queue's dead-letter queue. */
+async function withDeadLetterQueue(
+  client: MqClient,
+  name: string,
+  given: QueueOptionsChange,
+  change: () => Promise<EffectiveQueueOptions>,
+): Promise<[inForce: EffectiveQueueOptions, made: string]> {
+  const deadLetterQueue =
+    given.deadLetterQueue ?? (typeof given.maxDeliveries === 'number' ? `${name}.dlq` : null)
+  const isMissing = deadLetterQueue !== null && !(await isThere(client, deadLetterQueue))
+  const inForce = await change()
+  const isMade = isMissing && inForce.deadLetterQueue === deadLetterQueue
+  return [inForce, isMade ? `queue ${deadLetterQueue} is ready for its dead letters\n` : '']
+}
+
+async function isThere(client: MqClient, name: string): Promise<boolean> {
+  try {
+    await client.describeQueue(name)
+    return true
+  } catch (error) {
+    if (error instanceof MqError && (error.code === 'QUEUE_NOT_FOUND' || error.code === 'INVALID_NAME'))
+      return false
+    throw error
+  }
 }
 
 async function purge(name: string, options: Options & { dryRun?: true }): Promise<void> {

@@ -2,8 +2,9 @@
 import { Option, type Command } from 'commander'
 import { MqError } from '../errors.ts'
 import type { Message } from '../index.ts'
-import { type ConnectionOptions, withClient, withServer } from './connection.ts'
-import { count, duration, flagOption, type OutputOptions, withJson } from './options.ts'
+import { limits } from '../types.ts'
+import { type ConnectionOptions, noteConnection, withClient, withServer } from './connection.ts'
+import { count, duration, flagOption, queueArgument, type OutputOptions, withJson } from './options.ts'
 import { bodyFields, bodyLine, note, print, printJson } from './output.ts'
 
 interface Options extends ConnectionOptions, OutputOptions {
@@ -16,11 +17,20 @@ interface Options extends ConnectionOptions, OutputOptions {
 
 export function define(receive: Command): void {
   withJson(withServer(receive))
-    .argument('<QUEUE>')
-    .addOption(flagOption('--max', count, 'messages at most, 1 to 1,000').default(1))
-    .addOption(flagOption('--wait', duration, 'how long to wait for the first, up to 20s').default(0))
+    .addArgument(queueArgument('QUEUE'))
+    .addOption(flagOption('--max', count(1, limits.receiveMessagesMax), 'messages at most').default(1))
+    .addOption(
+      flagOption('--wait', duration(0, limits.receiveWaitMsMax), 'how long to wait for the first').default(0),
+    )
     .option('--ack', 'ack what was printed; else it stays leased, and its receipt is printed')
-    .addOption(flagOption('--visibility-timeout', duration, "length of the lease (default: the queue's)"))
+    .addOption(
+      flagOption(
+        '--visibility-timeout',
+        duration(1, limits.visibilityTimeoutMsMax),
+        'length of the lease',
+        "default: the queue's",
+      ),
+    )
     .addOption(
       new Option(
         '--follow',
@@ -70,6 +80,7 @@ const followedMax = 100
 async function follow(queue: string, options: Options, max: number): Promise<void> {
   const { ack = false, visibilityTimeout, json = false } = options
   await withClient(options, async (client) => {
+    noteConnection(client)
     const loop = client.consumeBatches(queue, {
       max: Math.min(followedMax, max),
       visibilityTimeoutMs: visibilityTimeout,

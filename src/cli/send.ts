@@ -1,9 +1,21 @@
 /** `mq-broker send QUEUE BODY` and `… | mq-broker send QUEUE -` */
+import { fstatSync } from 'node:fs'
 import type { Command } from 'commander'
 import type { SendOptions } from '../index.ts'
 import { systemClock } from '../system.ts'
-import { type ConnectionOptions, withClient, withServer } from './connection.ts'
-import { count, duration, flagOption, headerOption, type OutputOptions, text, withJson } from './options.ts'
+import { limits } from '../types.ts'
+import { type ConnectionOptions, noteConnection, withClient, withServer } from './connection.ts'
+import {
+  count,
+  duration,
+  flagOption,
+  headerOption,
+  notBuilt,
+  queueArgument,
+  type OutputOptions,
+  text,
+  withJson,
+} from './options.ts'
 import * as output from './output.ts'
 import { receiptLine, sendLines } from './send-lines.ts'
 
@@ -18,14 +30,20 @@ interface Options extends ConnectionOptions, OutputOptions {
 
 export function define(send: Command): void {
   withJson(withServer(send))
-    .argument('<QUEUE>')
+    .addArgument(queueArgument('QUEUE'))
     .argument('<BODY>', 'the message, or - to send each line of stdin as one')
     .addOption(headerOption())
-    .addOption(flagOption('--key', text, 'messages of one key are delivered in order'))
-    .addOption(flagOption('--priority', count, '0 to 9; 9 goes first (default 0)'))
-    .addOption(flagOption('--delay', duration, 'time until the message can be received'))
-    .addOption(flagOption('--ttl', duration, 'age at which the message is dropped'))
-    .addOption(flagOption('--dedupe-id', text, 'sent again within the window, it is the same message'))
+    .addOption(
+      flagOption('--delay', duration(0, limits.delayMsMax), 'time until the message can be received'),
+    )
+    .addOption(flagOption('--key', text, 'messages of one key are delivered in order', notBuilt))
+    .addOption(flagOption('--priority', count(0, 9), '9 goes first', notBuilt, 'default 0'))
+    .addOption(
+      flagOption('--ttl', duration(1, limits.delayMsMax), 'age at which the message is dropped', notBuilt),
+    )
+    .addOption(
+      flagOption('--dedupe-id', text, 'sent again within the window, it is the same message', notBuilt),
+    )
     .addHelpText(
       'after',
       '\nPrints the id of each message once it is confirmed, in the order of the lines; - under --confirm none.\n' +
@@ -39,6 +57,12 @@ async function run(queue: string, body: string, options: Options): Promise<void>
   const { json = false } = options
   await withClient(options, async (client) => {
     if (body === '-') {
+      // Which Node takes for one that has ended.
+      if (fstatSync(0).isDirectory())
+        throw new output.StreamFailed('cannot read the input: it is a directory')
+      // Before anything is read: nobody should type lines for a queue that is not there.
+      await client.describeQueue(queue)
+      noteConnection(client)
       const send = (line: Uint8Array) => client.send(queue, line, sendOptions)
       return sendLines({ send, input: process.stdin, clock: systemClock, output, json })
     }

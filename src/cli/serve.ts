@@ -118,8 +118,10 @@ async function announce({ http, broker }: Running, json: boolean, log: Logger): 
     http: formatAddress(http.address),
     pid: process.pid,
   }
-  log.info(facts, 'serving')
-  const { node, listen, pid } = facts
+  const { pid, ...places } = facts
+  // The log has the process's id in each line.
+  log.info(places, 'serving')
+  const { node, listen } = facts
   const text = `Node ${node} serves clients on ${listen} and HTTP on ${facts.http}, as process ${pid}.`
   try {
     await print(`${json ? JSON.stringify(facts) : text}\n`)
@@ -144,7 +146,7 @@ function stopSignal(clock: Clock, log: Logger, atOnce: (why: string) => void): S
       const nowMs = clock.monotonicMs()
       if (begunMs === undefined) {
         begunMs = nowMs
-        log.info({ signal: name }, 'stopping')
+        log.info({ signal: name }, 'told to stop')
         clock.after(stopMs, () => atOnce(`the stop took longer than ${stopMs / 1000} s`))
         resolve()
       } else if (nowMs - begunMs > sameSignalMs) {

@@ -4,7 +4,8 @@ import { decodeReceipt } from '../client/delivery-receipt.ts'
 import { MqError } from '../errors.ts'
 import type { MqClient } from '../index.ts'
 import { type ConnectionOptions, withClient, withServer } from './connection.ts'
-import { duration, flagOption, type OutputOptions, text, withJson } from './options.ts'
+import { limits } from '../types.ts'
+import { duration, flagOption, type OutputOptions, reason, withJson } from './options.ts'
 import { print, printJson } from './output.ts'
 
 type Options = ConnectionOptions & OutputOptions
@@ -32,11 +33,12 @@ export function defineNack(nack: Command): void {
     .addOption(
       flagOption(
         '--delay',
-        duration,
-        "time until the next delivery (default: the queue's backoff; up to 365d)",
+        duration(0, limits.delayMsMax),
+        'time until the next delivery',
+        "default: the queue's backoff",
       ),
     )
-    .addOption(flagOption('--reason', text, 'why it failed, up to 1 KiB'))
+    .addOption(flagOption('--reason', reason, 'why it failed, up to 1 KiB'))
     .action((receipts: string[], options: NackFlags) => {
       const { delay: delayMs, reason } = options
       return settle(receipts, options, 'nacked', (client, queue, some) =>
@@ -48,7 +50,11 @@ export function defineNack(nack: Command): void {
 export function defineExtend(extend: Command): void {
   withReceipts(extend)
     .addOption(
-      flagOption('--for', duration, 'the leases end this long from now, up to 12h').makeOptionMandatory(),
+      flagOption(
+        '--for',
+        duration(1, limits.visibilityTimeoutMsMax),
+        'the leases end this long from now',
+      ).makeOptionMandatory(),
     )
     .action((receipts: string[], options: ExtendFlags) =>
       settle(receipts, options, 'extended', (client, queue, some) =>

@@ -15,7 +15,9 @@ import type { Core } from './core.ts'
 import type { Emitter } from './emitter.ts'
 import type { ClientEvents } from './events.ts'
 import { checkExtendMs, type Message } from './message.ts'
+import { checkOptionNames, optionNames } from './option-names.ts'
 import {
+  callOptionNames,
   checkInteger,
   checkNackOptions,
   checkQueueName,
@@ -31,14 +33,8 @@ import type { BatchEntry, Producer, SendOptions } from './producer.ts'
 import { unexpected, type Queues } from './queues.ts'
 import { redrive, type Redriven, type RedriveOptions } from './redrive.ts'
 import type { Receiver, ReceiveOptions } from './receiver.ts'
-import {
-  consumeSpec,
-  Consumer,
-  type Batch,
-  type ConsumeBatchesOptions,
-  type ConsumeOptions,
-} from './consumer.ts'
-import { Subscription, type SubscriptionContext } from './subscription.ts'
+import { Consumer, type Batch, type ConsumeBatchesOptions, type ConsumeOptions } from './consumer.ts'
+import type { SubscriptionContext } from './subscription.ts'
 import { Worker, type BatchHandler, type Handler, type WorkOptions } from './worker.ts'
 import type { SendReceipt } from './receipt.ts'
 import type { Serializer } from './serializer.ts'
@@ -100,6 +96,7 @@ export class MqClient {
   /** Acks deliveries by their receipts: null or an MqError for each, in order. */
   ack(queue: string, receipts: readonly string[], options: CallOptions = {}): Promise<(MqError | null)[]> {
     return this.#run(() => {
+      checkOptionNames(options, callOptionNames)
       checkQueueName(queue)
       return this.#parts.receiver.settle(queue, acking, receipts, options)
     })
@@ -123,6 +120,7 @@ export class MqClient {
     options: CallOptions & { ms: number },
   ): Promise<(MqError | null)[]> {
     return this.#run(() => {
+      checkOptionNames(options, extendOptionNames)
       checkQueueName(queue)
       return this.#parts.receiver.extend(queue, receipts, checkExtendMs(options.ms), options)
     })
@@ -141,6 +139,7 @@ export class MqClient {
 
   /** Deletes a queue and all its messages. @throws MqError QUEUE_NOT_FOUND */
   async deleteQueue(name: string, options: CallOptions = {}): Promise<void> {
+    checkOptionNames(options, callOptionNames)
     const { queues, core } = this.#parts
     const begunMs = core.clock.monotonicMs()
     const timeoutMs = checkTimeout(options.timeoutMs)
@@ -184,6 +183,7 @@ export class MqClient {
     name: string,
     options: CallOptions & { dryRun?: boolean | undefined } = {},
   ): Promise<{ messages: number }> {
+    checkOptionNames(options, purgeOptionNames)
     const dryRun = options.dryRun === true
     const result = await this.#admin(name, 'purging', options, (id) =>
       encodeClientFrame({ op: 'purgeQueue', id, name, dryRun }),
@@ -201,6 +201,7 @@ export class MqClient {
     queue: string,
     options: CallOptions & { max?: number | undefined } = {},
   ): Promise<PeekedMessage[]> {
+    checkOptionNames(options, peekOptionNames)
     const max = checkInteger('max', options.max ?? 1, 1, limits.receiveMessagesMax)
     const result = await this.#admin(queue, 'looking into', options, (id) =>
       encodeClientFrame({ op: 'peek', id, name: queue, max }),
@@ -222,6 +223,7 @@ export class MqClient {
 
   /** All queues, by name. */
   async listQueues(options: CallOptions = {}): Promise<QueueSummary[]> {
+    checkOptionNames(options, callOptionNames)
     const all: QueueSummary[] = []
     for (;;) {
       const after = all.at(-1)?.name ?? null
@@ -236,6 +238,7 @@ export class MqClient {
 
   /** @throws MqError QUEUE_NOT_FOUND */
   async describeQueue(name: string, options: CallOptions = {}): Promise<QueueDescription> {
+    checkOptionNames(options, callOptionNames)
     const result = await this.#admin(name, 'describing', options, (id) =>
       encodeClientFrame({ op: 'describeQueue', id, name }),
     )
@@ -287,7 +290,7 @@ export class MqClient {
    */
   consume(queue: string, options: ConsumeOptions = {}): Consumer<Message> {
     const { subscriptions } = this.#begin(queue)
-    return Consumer.ofMessages(new Subscription(subscriptions, consumeSpec(queue, options)))
+    return Consumer.ofMessages(subscriptions, queue, options)
   }
 
   /**
@@ -384,3 +387,7 @@ export class MqClient {
 }
 
 const listPage = 1000
+const callOptions = { signal: true, timeoutMs: true } as const
+const extendOptionNames = optionNames<CallOptions & { ms: number }>({ ...callOptions, ms: true })
+const purgeOptionNames = optionNames<CallOptions & { dryRun?: boolean }>({ ...callOptions, dryRun: true })
+const peekOptionNames = optionNames<CallOptions & { max?: number }>({ ...callOptions, max: true })

@@ -3,7 +3,8 @@ import { MqError } from '../errors.ts'
 import { limits } from '../types.ts'
 import { acking, releasing, type Settling } from './acker.ts'
 import type { Core } from './core.ts'
-import { deadLettering, nacking, type Message } from './message.ts'
+import { deadLettering, nacking, settling, type Message } from './message.ts'
+import { checkOptionNames, optionNames } from './option-names.ts'
 import {
   checkInteger,
   checkSignal,
@@ -31,6 +32,10 @@ export interface ConsumeBatchesOptions extends ConsumeOptions {
   /** Messages in a batch at most, 1 (default 100) to 10,000. `prefetch` is twice as many, or 256, by default. */
   max?: number | undefined
 }
+
+const consumeOptions = { prefetch: true, visibilityTimeoutMs: true, renew: true, signal: true } as const
+const consumeOptionNames = optionNames<ConsumeOptions>(consumeOptions)
+const consumeBatchesOptionNames = optionNames<ConsumeBatchesOptions>({ ...consumeOptions, max: true })
 
 const prefetchDefault = 256
 const batchDefault = 100
@@ -70,7 +75,9 @@ export class Consumer<T> implements AsyncIterableIterator<T, undefined> {
   }
 
   /** @internal */
-  static ofMessages(subscription: Subscription): Consumer<Message> {
+  static ofMessages(context: SubscriptionContext, queue: string, options: ConsumeOptions): Consumer<Message> {
+    checkOptionNames(options, consumeOptionNames)
+    const subscription = new Subscription(context, consumeSpec(queue, options))
     return new Consumer(subscription, () => subscription.take()?.message ?? null)
   }
 
@@ -81,6 +88,7 @@ export class Consumer<T> implements AsyncIterableIterator<T, undefined> {
     queue: string,
     options: ConsumeBatchesOptions,
   ): Consumer<Batch> {
+    checkOptionNames(options, consumeBatchesOptionNames)
     const max = checkInteger('max', options.max ?? batchDefault, 1, limits.batchMessagesMax)
     const subscription = new Subscription(context, consumeSpec(queue, options, max))
     return new Consumer(subscription, () => {
@@ -158,7 +166,7 @@ export class Batch {
    *   others are acked
    */
   ack(options: CallOptions = {}): Promise<void> {
-    return this.#settle(() => acking, options)
+    return this.#settle(() => settling(acking, options), options)
   }
 
   /** All failed: they are ready again, after `delayMs`. @throws MqError as `ack` */
@@ -168,7 +176,7 @@ export class Batch {
 
   /** All are ready again, and did not fail. @throws MqError as `ack` */
   release(options: CallOptions = {}): Promise<void> {
-    return this.#settle(() => releasing, options)
+    return this.#settle(() => settling(releasing, options), options)
   }
 
   /**
@@ -176,12 +184,12 @@ export class Batch {
    * @throws MqError as `ack`; NO_DEAD_LETTER_QUEUE
    */
   deadLetter(reason?: string, options: CallOptions = {}): Promise<void> {
-    return this.#settle(() => deadLettering(reason), options)
+    return this.#settle(() => settling(deadLettering(reason), options), options)
   }
 
-  #settle(settling: () => Settling, options: CallOptions): Promise<void> {
+  #settle(howOf: () => Settling, options: CallOptions): Promise<void> {
     return new Promise((resolve, reject) => {
-      const how = settling()
+      const how = howOf()
       this.#core.checkOpen()
       checkSignal(options.signal)
       let left = this.messages.length

@@ -6,7 +6,9 @@ import { acking, leaseLost, releasing, type AckTarget, type Settling } from './a
 import type { Core } from './core.ts'
 import { encodeReceipt } from './delivery-receipt.ts'
 import { extendItems } from './extend.ts'
+import { checkOptionNames } from './option-names.ts'
 import {
+  callOptionNames,
   checkInteger,
   checkNackOptions,
   checkReason,
@@ -51,6 +53,12 @@ const noHeaders: Readonly<Record<string, string>> = Object.freeze({})
 /** What a nack with `options` does. @throws MqError INVALID_FIELD */
 export function nacking(options: NackOptions): Settling {
   return { action: settleAction.nack, options: checkNackOptions(options) }
+}
+
+/** A settle that has no options of its own. @throws MqError INVALID_OPTION */
+export function settling(how: Settling, options: CallOptions): Settling {
+  checkOptionNames(options, callOptionNames)
+  return how
 }
 
 /** What dead-lettering does. @throws MqError INVALID_FIELD */
@@ -143,7 +151,7 @@ export class Message {
    */
   ack(options: CallOptions & { outputs?: unknown } = {}): Promise<void> {
     if (options.outputs !== undefined) return Promise.reject(unsupported('ack({ outputs })'))
-    return this.#settle(() => acking, options)
+    return this.#settle(() => settling(acking, options), options)
   }
 
   /**
@@ -162,7 +170,7 @@ export class Message {
    * @throws MqError LEASE_LOST when the lease has ended or the message was settled before; TIMEOUT, ABORTED, CLOSED
    */
   release(options: CallOptions = {}): Promise<void> {
-    return this.#settle(() => releasing, options)
+    return this.#settle(() => settling(releasing, options), options)
   }
 
   /**
@@ -173,7 +181,7 @@ export class Message {
    *   when the lease has ended or the message was settled before; INVALID_FIELD; TIMEOUT, ABORTED, CLOSED
    */
   deadLetter(reason?: string, options: CallOptions = {}): Promise<void> {
-    return this.#settle(() => deadLettering(reason), options)
+    return this.#settle(() => settling(deadLettering(reason), options), options)
   }
 
   #settle(how: () => Settling, options: CallOptions): Promise<void> {
@@ -216,6 +224,7 @@ export class Message {
    * @throws MqError LEASE_LOST
    */
   async extend(ms: number, options: CallOptions = {}): Promise<void> {
+    checkOptionNames(options, callOptionNames)
     const { core, queue, partition, leaseEpoch, lease } = this.#delivery
     const items = [{ leaseEpoch, lease, offset: this.#offset, count: 1 }]
     const refused = await extendItems(core, queue, partition, checkExtendMs(ms), items, options)

@@ -3,6 +3,7 @@ import { MqError } from '../errors.ts'
 import { limits } from '../types.ts'
 import { isQueueName } from '../wire/codec.ts'
 import type { SettleOptions } from '../wire/messages.ts'
+import { checkOptionNames, optionNames } from './option-names.ts'
 import { checkSerializer, msgpackSerializer, type Serializer } from './serializer.ts'
 
 /** What every call takes. */
@@ -12,6 +13,9 @@ export interface CallOptions {
   /** How long the call may take, in milliseconds; default 30,000. Past it the call rejects with TIMEOUT. */
   timeoutMs?: number | undefined
 }
+
+/** Of calls that take nothing else. */
+export const callOptionNames = optionNames<CallOptions>({ signal: true, timeoutMs: true })
 
 export interface ConnectOptions {
   /** Brokers as `host:port` or `mq://host:port`; the port is 7650 when left out. Default `['127.0.0.1:7650']`. */
@@ -31,6 +35,17 @@ export interface ConnectOptions {
   /** Not built yet: UNSUPPORTED. */
   tls?: unknown
 }
+
+const connectOptionNames = optionNames<ConnectOptions>({
+  servers: true,
+  name: true,
+  timeoutMs: true,
+  signal: true,
+  serializer: true,
+  offline: true,
+  maxPendingBytes: true,
+  tls: true,
+})
 
 export const defaults = {
   port: 7650,
@@ -57,6 +72,7 @@ export interface ClientSettings {
 
 /** @throws MqError INVALID_OPTION, UNSUPPORTED */
 export function checkConnectOptions(options: ConnectOptions): ClientSettings {
+  checkOptionNames(options, connectOptionNames)
   const { servers = `127.0.0.1:${defaults.port}`, name = '', offline = 'wait' } = options
   if (options.tls !== undefined) throw unsupported('tls')
   const list = typeof servers === 'string' ? [servers] : servers
@@ -168,8 +184,17 @@ export interface NackOptions extends CallOptions {
   reason?: string | undefined
 }
 
-/** @throws MqError INVALID_FIELD */
-export function checkNackOptions({ delayMs, reason }: NackOptions): SettleOptions | null {
+const nackOptionNames = optionNames<NackOptions>({
+  signal: true,
+  timeoutMs: true,
+  delayMs: true,
+  reason: true,
+})
+
+/** @throws MqError INVALID_FIELD, INVALID_OPTION */
+export function checkNackOptions(options: NackOptions): SettleOptions | null {
+  checkOptionNames(options, nackOptionNames)
+  const { delayMs, reason } = options
   if (delayMs === undefined && reason === undefined) return null
   return {
     delayMs: delayMs === undefined ? null : checkInteger('delayMs', delayMs, 0, limits.delayMsMax),

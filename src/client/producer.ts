@@ -4,7 +4,9 @@ import { limits } from '../types.ts'
 import type { MessageAttributes } from '../wire/batch.ts'
 import { checkOnline, type Core } from './core.ts'
 import { Fifo } from './fifo.ts'
+import { checkOptionNames, optionNames } from './option-names.ts'
 import {
+  callOptionNames,
   checkArray,
   checkInteger,
   checkQueueName,
@@ -35,6 +37,18 @@ export interface MessageOptions {
 }
 
 export interface SendOptions extends MessageOptions, CallOptions {}
+
+const messageOptions = {
+  headers: true,
+  key: true,
+  dedupeId: true,
+  delayMs: true,
+  deliverAt: true,
+  priority: true,
+  ttlMs: true,
+} as const
+const sendOptionNames = optionNames<SendOptions>({ ...messageOptions, signal: true, timeoutMs: true })
+const entryNames = optionNames<BatchEntry>({ ...messageOptions, body: true })
 
 export interface BatchEntry extends MessageOptions {
   body: unknown
@@ -70,6 +84,7 @@ export class Producer {
 
   send(name: string, body: unknown, options: SendOptions): Promise<SendReceipt> {
     return new Promise((resolve, reject) => {
+      checkOptionNames(options, sendOptionNames)
       this.#add(name, {
         message: this.#outgoing(body, options),
         target: { sent: resolve, failed: reject },
@@ -86,6 +101,7 @@ export class Producer {
     options: CallOptions,
   ): Promise<(SendReceipt | MqError)[]> {
     return new Promise((resolve) => {
+      checkOptionNames(options, callOptionNames)
       checkArray('entries', entries)
       checkQueueName(name)
       this.#core.checkOpen()
@@ -106,6 +122,7 @@ export class Producer {
         try {
           if (typeof entry !== 'object' || entry === null)
             throw invalidField('entries', 'must hold { body, … }')
+          checkOptionNames(entry, entryNames)
           this.#add(name, { message: this.#outgoing(entry.body, entry), target, tag, dueMs, signal })
         } catch (error) {
           if (!(error instanceof MqError)) throw error

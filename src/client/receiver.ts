@@ -10,6 +10,7 @@ import { checkOnline, type Core } from './core.ts'
 import { decodeReceipt } from './delivery-receipt.ts'
 import { extendItems } from './extend.ts'
 import { Message, type DeliveryContext, type LeaseKeeper } from './message.ts'
+import { checkOptionNames, optionNames } from './option-names.ts'
 import {
   checkArray,
   checkInteger,
@@ -30,6 +31,14 @@ export interface ReceiveOptions extends CallOptions {
   visibilityTimeoutMs?: number | undefined
 }
 
+const receiveOptionNames = optionNames<ReceiveOptions>({
+  max: true,
+  waitMs: true,
+  visibilityTimeoutMs: true,
+  signal: true,
+  timeoutMs: true,
+})
+
 export class Receiver {
   readonly #core: Core
   readonly #queues: Queues
@@ -42,6 +51,7 @@ export class Receiver {
   }
 
   async receive(name: string, options: ReceiveOptions): Promise<Message[]> {
+    checkOptionNames(options, receiveOptionNames)
     const max = checkInteger('max', options.max ?? 1, 1, limits.receiveMessagesMax)
     const waitMs = checkInteger('waitMs', options.waitMs ?? 0, 0, limits.receiveWaitMsMax)
     const visibilityTimeoutMs = checkVisibilityTimeout(options.visibilityTimeoutMs)

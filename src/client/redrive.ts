@@ -15,6 +15,7 @@ import type { Work } from './activity.ts'
 import { runCall } from './call.ts'
 import type { Core } from './core.ts'
 import { abandoned, aborted, type Abandonment } from './ending.ts'
+import { checkOptionNames, optionNames } from './option-names.ts'
 import { checkInteger, checkQueueName, checkSignal, checkTimeout, type CallOptions } from './options.ts'
 import { unexpected } from './queues.ts'
 
@@ -29,9 +30,22 @@ export interface RedriveOptions extends CallOptions {
   dryRun?: boolean | undefined
   /** How long each step of up to 1,000 messages may take, in milliseconds; default 30,000. */
   timeoutMs?: number | undefined
+  /** @internal Ends it between two steps, with ABORTED: what `signal` does at once. */
+  stop?: AbortSignal | undefined
   /** @internal Hears after each step what has been done by then. */
   onProgress?: ((soFar: Redriven) => void) | undefined
 }
+
+const redriveOptionNames = optionNames<RedriveOptions>({
+  to: true,
+  max: true,
+  ratePerSecond: true,
+  dryRun: true,
+  signal: true,
+  timeoutMs: true,
+  stop: true,
+  onProgress: true,
+})
 
 /** What a redrive did, or with `dryRun` would have done. */
 export interface Redriven {
@@ -66,6 +80,7 @@ class Redrive implements Work {
   readonly #dryRun: boolean
   readonly #timeoutMs: number
   readonly #signal: AbortSignal | undefined
+  readonly #stop: AbortSignal | undefined
   readonly #onProgress: ((soFar: Redriven) => void) | undefined
   #messages = 0
   #skipped = 0
@@ -76,6 +91,7 @@ class Redrive implements Work {
 
   /** @throws MqError INVALID_NAME, INVALID_FIELD, INVALID_OPTION, ABORTED */
   constructor(core: Core, name: string, options: RedriveOptions) {
+    checkOptionNames(options, redriveOptionNames)
     const { to, max, ratePerSecond, dryRun = false } = options
     checkQueueName(name)
     if (to !== undefined) checkQueueName(to)
@@ -91,11 +107,17 @@ class Redrive implements Work {
     this.#dryRun = dryRun
     this.#timeoutMs = checkTimeout(options.timeoutMs)
     this.#signal = checkSignal(options.signal)
+    this.#stop = options.stop
     this.#onProgress = options.onProgress
   }
 
   get #what(): string {
     return `redriving queue '${this.#name}'`
+  }
+
+  /** What ends it between two steps. */
+  get #signals(): AbortSignal[] {
+    return [this.#signal, this.#stop].filter((signal) => signal !== undefined)
   }
 
   abandon(why: Abandonment): void {
@@ -153,7 +175,7 @@ class Redrive implements Work {
 
   /** @throws MqError ABORTED, CLOSED, DISCONNECTED */
   #checkGoesOn(): void {
-    if (this.#signal?.aborted) throw aborted(this.#what, this.#signal, false)
+    for (const signal of this.#signals) if (signal.aborted) throw aborted(this.#what, signal, false)
     if (this.#abandoned !== null) throw abandoned(this.#what, this.#abandoned, false)
   }
 
@@ -161,18 +183,19 @@ class Redrive implements Work {
   #pauseUntil(dueMs: number): Promise<void> {
     const { clock, aborts } = this.#core
     const delayMs = dueMs - clock.monotonicMs()
-    const signal = this.#signal
-    if (delayMs <= 0 || signal?.aborted || this.#abandoned !== null) return Promise.resolve()
+    const signals = this.#signals
+    const isEnding = this.#abandoned !== null || signals.some(({ aborted }) => aborted)
+    if (delayMs <= 0 || isEnding) return Promise.resolve()
     return new Promise((resolve) => {
       const end = (): void => {
         timer.cancel()
-        if (signal !== undefined) aborts.remove(signal, end)
+        for (const signal of signals) aborts.remove(signal, end)
         this.#endPause = null
         resolve()
       }
       const timer: Timer = clock.after(delayMs, end)
       this.#endPause = end
-      if (signal !== undefined) aborts.add(signal, end)
+      for (const signal of signals) aborts.add(signal, end)
     })
   }
 

@@ -9,8 +9,9 @@
  * bytes. HELLO's session number rises with each connection, so that no first copy can overtake its repetition.
  */
 import type { Address, ClientEnv, Timer } from '../env.ts'
-import { MqError } from '../errors.ts'
+import { MqError, type MqErrorCode } from '../errors.ts'
 import { limits, type ProducerId } from '../types.ts'
+import { formatAddress } from '../units.ts'
 import { decodeServerFrame, encodeClientFrame, RequestError } from '../wire/codec.ts'
 import { Connection } from '../wire/connection.ts'
 import { lengthBytes } from '../wire/frame.ts'
@@ -71,6 +72,8 @@ const backoffMinMs = 50
 const backoffMaxMs = 2_000
 /** An answer may exceed the limit for requests by the heads of its deliveries. */
 const answerSlackBytes = 1 << 20
+/** What bytes are that were never meant as a frame. */
+const noFrame: ReadonlySet<MqErrorCode> = new Set(['FRAME_TOO_LARGE', 'DECODE_LIMIT', 'UNSUPPORTED_TYPE'])
 const requestIdMax = 0xffff_ffff
 
 type State = 'new' | 'dialing' | 'pausing' | 'ready' | 'leaving' | 'closed'
@@ -406,7 +409,17 @@ export class Session {
   }
 
   #onClose(connection: Connection, error: MqError | undefined): void {
-    if (connection === this.#connection) this.#lost(error)
+    if (connection !== this.#connection) return
+    // Whoever listens there does not speak our protocol.
+    const isStranger = !this.isConnected && error !== undefined && noFrame.has(error.code)
+    this.#lost(isStranger ? this.#stranger(error) : error)
+  }
+
+  #stranger(cause: MqError): MqError {
+    const where = formatAddress(this.#options.servers[this.#server]!)
+    return new MqError('BAD_MAGIC', `${where} is no mq-broker port: its first answer is no frame`, {
+      cause,
+    })
   }
 
   /** There is no connection any more; what was on it is sent again on the next. */

@@ -8,6 +8,7 @@ import { limits } from '../types.ts'
 import type { Core } from './core.ts'
 import { consumeSpec } from './consumer.ts'
 import type { Message } from './message.ts'
+import { checkOptionNames, optionNames } from './option-names.ts'
 import { checkInteger, checkSignal, checkTimeout } from './options.ts'
 import { Subscription, type SubscriptionContext, type Taken } from './subscription.ts'
 
@@ -25,6 +26,15 @@ export interface WorkOptions {
   /** Closes the worker, as `close` does. */
   signal?: AbortSignal | undefined
 }
+
+const workOptionNames = optionNames<WorkOptions>({
+  concurrency: true,
+  batch: true,
+  graceMs: true,
+  visibilityTimeoutMs: true,
+  prefetch: true,
+  signal: true,
+})
 
 export interface WorkContext {
   /** Aborts when the lease of what the handler works on is lost, and when the worker waits for it no longer. */
@@ -93,6 +103,7 @@ export class Worker {
     options: WorkOptions,
   ) {
     if (typeof handler !== 'function') throw new MqError('INVALID_OPTION', 'the handler must be a function')
+    checkOptionNames(options, workOptionNames)
     const { concurrency = 1, batch, graceMs } = options
     this.#core = core
     this.#queue = queue

@@ -146,12 +146,14 @@ export class Listener implements SessionHost {
   closed(session: Session, error: MqError | undefined): void {
     this.#sessions.delete(session)
     this.unread.gone(session)
-    this.#refused.delete(session)
+    const wasRefused = this.#refused.delete(session)
     if (this.#byClient.get(session.clientId) === session) this.#byClient.delete(session.clientId)
     const said = { ...who(session), openMs: Math.round(this.#env.clock.monotonicMs() - session.acceptedMs) }
     if (error !== undefined) {
       const { code, message } = error
-      this.#log.write('warn', 'connection ended by an error', { ...said, code, reason: message })
+      // A broker that starts or stops will take no connection, which is nobody's fault.
+      if (wasRefused && code === 'STOPPING') this.#log.write('info', 'connection refused', { ...said, code })
+      else this.#log.write('warn', 'connection ended by an error', { ...said, code, reason: message })
     } else if (session.number > 0) {
       this.#log.write('info', 'client disconnected', said)
     }

@@ -34,6 +34,7 @@ import {
   readFileSync,
   readSync,
   rmSync,
+  statSync,
   writeSync,
 } from 'node:fs'
 import { open as openFile, readdir, rename, rm, statfs, unlink } from 'node:fs/promises'
@@ -74,6 +75,8 @@ const { EIO, ENOSPC, EDQUOT } = osConstants.errno
 /** The part of lmdb's interface its declarations leave out. */
 interface Environment {
   info(): { readonly lastPageNumber: number }
+  /** Tells the status of the writer thread, and at the end of a transaction how that went. */
+  startWriting(address: number, told: (status: number) => unknown): void
 }
 type Database = lmdb.RootDatabase<Uint8Array, Uint8Array> & { readonly env: Environment }
 const { allDbs } = lmdb as unknown as { readonly allDbs: Map<string, unknown> }
@@ -470,8 +473,38 @@ function openDatabase(path: string): Database {
     maxReaders: readersMax,
     permissionsMode: 0o600,
   } as const
-  return lmdb.open<Uint8Array, Uint8Array>(path, options) as Database
+  const db = lmdb.open<Uint8Array, Uint8Array>(path, options) as Database
+  keepQuiet(db.env)
+  return db
 }
+
+/**
+ * lmdb prints a failed commit with its stack, besides rejecting it, and has no option for that. Its log would tell on
+ * stderr what ours tells already, a line for each try. So nobody listens to `console.error` while lmdb hears of a
+ * failure: that is one synchronous call in which none of our code runs, promises being settled later. What its native
+ * code says, `Write error: …`, goes past Node and stays.
+ */
+function keepQuiet(env: Environment): void {
+  const startWriting = env.startWriting.bind(env)
+  const quietly: Environment['startWriting'] = (address, told) =>
+    startWriting(address, (status) => {
+      if (statusesOfProgress.has(status)) return told(status)
+      /* eslint-disable no-console -- what lmdb prints with it */
+      const { error } = console
+      console.error = () => {}
+      try {
+        return told(status)
+      } finally {
+        console.error = error
+      }
+      /* eslint-enable no-console */
+    })
+  // The method that it covers is native, and cannot be assigned to.
+  Object.defineProperty(env, 'startWriting', { value: quietly })
+}
+
+/** Committed, under way, to be called back: all others are failures. */
+const statusesOfProgress: ReadonlySet<number> = new Set([0, 1, 2])
 
 async function closeDatabase(db: Database): Promise<void> {
   await db.close()
@@ -589,12 +622,14 @@ async function syncDirectory(directory: string): Promise<void> {
 
 async function makeDirectory(directory: string): Promise<void> {
   try {
-    const first = mkdirSync(directory, { recursive: true, mode: 0o700 })
-    if (first !== undefined) {
-      for (let made = directory; made.length >= first.length; made = dirname(made)) {
-        await syncDirectory(dirname(made))
-      }
+    // Level by level: where nothing can be made, as in /proc, Node's own recursive mkdir never comes to an end.
+    const missing: string[] = []
+    for (let at = directory; !existsSync(at); at = dirname(at)) missing.unshift(at)
+    for (const at of missing) {
+      mkdirSync(at, { mode: 0o700 })
+      await syncDirectory(dirname(at))
     }
+    if (!statSync(directory).isDirectory()) mkdirSync(directory)
     accessSync(directory, fsConstants.R_OK | fsConstants.W_OK | fsConstants.X_OK)
   } catch (error) {
     throw notWritable(directory, error)

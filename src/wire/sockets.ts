@@ -230,7 +230,15 @@ function connect(
     }
     const onAbort = () => fail(aborted())
     const onTimeout = () => fail(disconnected(`no answer within ${timeoutMs} ms`))
-    const onError = (error: Error) => fail(disconnected(systemCode(error) || error.message, error))
+    const onError = (error: Error) => {
+      const code = systemCode(error) || error.message
+      fail(
+        disconnected(
+          code === 'ENOTFOUND' ? `no host named ${address.host} is known (ENOTFOUND)` : code,
+          error,
+        ),
+      )
+    }
     const onConnect = () => {
       finish()
       // Nothing can have been read yet: reading starts in the loop, after the owner's promise callbacks.

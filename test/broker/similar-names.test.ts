@@ -1,5 +1,5 @@
 import t from 'tap'
-import { similarNames } from '../../src/broker/similar-names.ts'
+import { similarNames } from '../../src/similar-names.ts'
 
 const queues = ['orders', 'invoices', 'mail', 'mails', 'a', 'payments.eu', 'payments.us']
 

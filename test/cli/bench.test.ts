@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import t, { type Test } from 'tap'
-import { assertOneLine, run, runOn, startBroker } from './process.ts'
+import { assertOneLine, run, runOn, type RunningBroker, startBroker } from './process.ts'
 
 const broker = (t: Test) => startBroker(t, join(t.testdir(), 'data'))
 
@@ -13,11 +13,12 @@ t.test('a short run: all that was sent is received once, and the queue is gone',
     const { code, stdout, stderr } = await there.run(['bench', '--seconds', '1', '--json', ...more])
     t.equal(stderr, '')
     t.equal(code, 0)
-    const { sent, received, confirmMs, lost, duplicates } = JSON.parse(stdout)
+    const { seconds, sent, received, confirmMs, lost, duplicates, redelivered } = JSON.parse(stdout)
+    t.ok(seconds >= 0.9 && seconds < 30)
     t.ok(sent.messages > 0 && sent.perSecond > 0)
     t.equal(received.messages, sent.messages)
     t.ok(confirmMs.p50 > 0 && confirmMs.p99 >= confirmMs.p50)
-    t.strictSame({ lost, duplicates }, { lost: 0, duplicates: 0 })
+    t.strictSame({ lost, duplicates, redelivered }, { lost: 0, duplicates: 0, redelivered: 0 })
   }
   t.equal((await there.run(['queue', 'ls', '--json'])).stdout, '[]\n')
 })
@@ -33,17 +34,65 @@ t.test('an interrupt ends it early, with its figures, and the queue is gone', as
   t.strictSame(await ended, [0, null])
   t.match(
     await stdout,
-    /^ +MESSAGES +PER SECOND\nsent .*\nreceived .*\nconfirmed within .*\nlost 0, duplicates 0\n$/,
+    /^ +MESSAGES +PER SECOND\nsent .*\nreceived .*\nconfirmed within .*\nlost 0, duplicates 0, redelivered 0\n$/,
   )
   t.notMatch(await queues(), 'bench-')
 })
 
+t.test(
+  'a broker that is killed and comes back: nothing is lost, and what is delivered again is no duplicate',
+  async (t) => {
+    const dataDir = join(t.testdir(), 'data')
+    const before = await startBroker(t, dataDir)
+    const child = runOn(t, ['bench', '--seconds', '3600', '--json', '--server', before.listen])
+    const stdout = text(child.stdout)
+    const ended = once(child, 'close')
+    await confirmedSends(before)
+    await before.end('SIGKILL')
+    const after = await startBroker(t, dataDir, ['--listen', before.listen])
+    await confirmedSends(after)
+    child.kill('SIGINT')
+    t.strictSame(await ended, [0, null])
+    const { seconds, sent, received, lost, duplicates } = JSON.parse(await stdout)
+    t.ok(seconds < 3600, 'what was really measured')
+    t.ok(sent.messages > 0 && received.messages >= sent.messages)
+    t.strictSame({ lost, duplicates }, { lost: 0, duplicates: 0 })
+  },
+)
+
+t.test(
+  'a broker that stays away: the figures so far, and one line that says which queue stays',
+  async (t) => {
+    const there = await broker(t)
+    const child = runOn(t, ['bench', '--seconds', '3600', '--json', '--server', there.listen])
+    const stdout = text(child.stdout)
+    const stderr = text(child.stderr)
+    const ended = once(child, 'close')
+    await confirmedSends(there)
+    await there.end('SIGKILL')
+    // The first ends the sending, the second the waiting for the confirms: signals so close may be one.
+    const again = setInterval(() => child.kill('SIGINT'), 100)
+    t.teardown(() => clearInterval(again))
+    t.strictSame(await ended, [1, null])
+    const { sent, lost } = JSON.parse(await stdout)
+    t.ok(sent.messages > 0)
+    t.equal(lost, null, 'nobody can say')
+    assertOneLine(t, await stderr, /the broker is away.*; queue bench-[0-9a-f]{12} stays.*\(DISCONNECTED\)/)
+  },
+)
+
+/** Resolves once the broker has messages of a bench. */
+async function confirmedSends(there: RunningBroker): Promise<void> {
+  const metrics = async () => (await fetch(`http://${there.http}/metrics`)).text()
+  while (!/^mq_acked_messages_total\{queue="bench-[0-9a-f]{12}"\} [1-9]/m.test(await metrics()));
+}
+
 t.test('what cannot be meant is wrong usage', async (t) => {
   for (const [flag, value, says] of [
-    ['--seconds', '0', /--seconds is 0: it must be 1 to 3,600/],
-    ['--size', '7', /--size is 7: it must be 8 to 16,777,216/],
-    ['--batch', '10001', /--batch is 10001: it must be 1 to 10,000/],
-    ['--producers', '65', /--producers is 65: it must be 1 to 64/],
+    ['--seconds', '0', /--seconds is '0': it must be 1 to 3,600/],
+    ['--size', '7', /--size is '7': it must be 8 to 16MiB/],
+    ['--batch', '10001', /--batch is '10001': it must be 1 to 10,000/],
+    ['--producers', '65', /--producers is '65': it must be 1 to 64/],
   ] as const) {
     const { code, stderr } = await run(['bench', flag, value])
     t.equal(code, 2)

@@ -48,6 +48,7 @@ t.test('the options are shown, and the queues that they lead to are listed with 
   await broker.run(['queue', 'create', 'mails', '--max-deliveries', '1', '--dead-letter-queue', 'failed'])
   await broker.run(['queue', 'create', 'bills', '--dead-letter-queue', 'failed'])
   await broker.run(['queue', 'create', 'failed'])
+  await broker.run(['queue', 'create', 'old.dlq'])
   await broker.run(['send', 'failed', 'hello'])
 
   const info = await broker.run(['queue', 'info', 'orders'])
@@ -57,9 +58,13 @@ t.test('the options are shown, and the queues that they lead to are listed with 
 
   const ls = await broker.run(['dlq', 'ls'])
   t.equal(ls.code, 0)
-  t.match(ls.stdout, /^NAME +MESSAGES +SOURCES\nfailed +1 +bills, mails\norders\.dlq +0 +orders\n$/)
+  t.match(
+    ls.stdout,
+    /^NAME +MESSAGES +SOURCES\nfailed +1 +bills, mails\nold\.dlq +0 +none\norders\.dlq +0 +orders\n$/,
+  )
   t.strictSame(JSON.parse((await broker.run(['dlq', 'ls', '--json'])).stdout), [
     { name: 'failed', messages: 1, sources: ['bills', 'mails'] },
+    { name: 'old.dlq', messages: 0, sources: [] },
     { name: 'orders.dlq', messages: 0, sources: ['orders'] },
   ])
 
@@ -90,6 +95,13 @@ t.test('redrive says how many went where, and why some stayed', async (t) => {
     { name: 'orders.dlq', to: null, max: 1000, dryRun: false, cursor: null },
     { cursor: [0, 1203, 1300] },
   ])
+})
+
+t.test('messages that name no queue that is there: that is said, and what to do', async (t) => {
+  const { run } = await scripted(t, last(0, { skipped: 2 }))
+  const { code, stdout } = await run('dlq', 'redrive', 'plain')
+  t.equal(code, 0)
+  t.match(stdout, /^0 messages .*\n2 messages stayed in plain: they name no queue that is there.*--to/)
 })
 
 t.test('redrive --json is one document; the flags are in the request', async (t) => {
@@ -127,7 +139,7 @@ t.test('a redrive that fails on the way: 1, and one line that counts what is don
   assertOneLine(t, stderr, /says QUEUE_DELETED, after 5 messages redriven\. .* \(QUEUE_DELETED\)/)
 })
 
-t.test('an interrupt ends it between two steps: 1, and what was done is told', async (t) => {
+t.test('an interrupt ends it between two steps: 130, and what was done is told', async (t) => {
   const { address, server } = await scripted(t)
   const child = runOn(t, ['dlq', 'redrive', 'orders.dlq', '--rate', '1', '--server', address])
   const stderr = text(child.stderr)
@@ -137,9 +149,21 @@ t.test('an interrupt ends it between two steps: 1, and what was done is told', a
     child.kill('SIGINT')
   }
   const [code] = await ended
-  t.equal(code, 1)
-  assertOneLine(t, await stderr, /redriving queue 'orders\.dlq' was aborted.*\(ABORTED\)/)
-  t.notMatch(await stderr, 'Nothing was done')
+  t.equal(code, 130)
+  assertOneLine(t, await stderr, /interrupted, with 600 messages redriven from orders\.dlq/)
+})
+
+t.test('the step under way when the interrupt comes has its end', async (t) => {
+  const { address, server } = await scripted(t)
+  const child = runOn(t, ['dlq', 'redrive', 'orders.dlq', '--server', address])
+  const stderr = text(child.stderr)
+  const ended = once(child, 'close')
+  server.on.redrive = ({ id }, line) => {
+    child.kill('SIGINT')
+    line.send({ op: 'ok', id, result: last(600, { cursor: [0, 600, 900] }) })
+  }
+  t.equal((await ended)[0], 130)
+  assertOneLine(t, await stderr, /interrupted, with [1-9][0-9,]* messages redriven from orders\.dlq/)
 })
 
 t.test('a lost answer with --max: nobody knows about the last step', async (t) => {

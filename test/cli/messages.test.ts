@@ -18,6 +18,8 @@ t.test('queue create, ls, info, rm', async (t) => {
   const broker = await startBroker(t, join(t.testdir(), 'data'))
   const create = ['queue', 'create', 'orders', '--visibility-timeout', '5s', '--max-message-bytes', '2KiB']
   t.strictSame(await broker.run(create), { code: 0, stdout: 'queue orders is ready\n', stderr: '' })
+  const created = JSON.parse((await broker.run([...create, '--json'])).stdout)
+  t.match(created, { name: 'orders', options: { visibilityTimeoutMs: 5000, confirm: 'replicas' } })
   t.equal((await broker.run(create)).code, 0, 'the same once more is as if created')
 
   const differently = await broker.run(['queue', 'create', 'orders', '--visibility-timeout', '6s'])
@@ -197,15 +199,15 @@ t.test('a queue that is missing: 1, and the ones with near names are told', asyn
   }
 })
 
-t.test('a line that is refused is named, and what came before it is sent', async (t) => {
+t.test('a line that is refused is named, and the others are sent', async (t) => {
   const broker = await brokerWithQueue(t, '--max-message-bytes', '10')
   const { code, stdout, stderr } = await broker.run(['send', 'orders', '-'], {
-    input: `one\n${'x'.repeat(11)}\n`,
+    input: `one\n${'x'.repeat(11)}\nthree\n`,
   })
   t.equal(code, 1)
-  t.equal(stdout.trimEnd().split('\n').length, 1)
-  assertOneLine(t, stderr, /line 2 .*\(MESSAGE_TOO_LARGE\)/)
-  t.equal((await broker.run(['receive', 'orders', '--max', '5', '--ack'])).stdout, 'one\n')
+  t.equal(stdout.trimEnd().split('\n').length, 2)
+  assertOneLine(t, stderr, /line 2 was not sent, 2 lines were sent.*\(MESSAGE_TOO_LARGE\)/)
+  t.equal((await broker.run(['receive', 'orders', '--max', '5', '--ack'])).stdout, 'one\nthree\n')
 })
 
 t.test('ids are printed while the input goes on', async (t) => {
@@ -214,6 +216,38 @@ t.test('ids are printed while the input goes on', async (t) => {
   child.stdin.write('hello\n')
   t.match(await firstLine(child), /^\S+\/0\/\d+-\d+$/)
   t.equal(child.exitCode, null, 'it is still there')
+})
+
+t.test('an input or output that fails: 1, and a line', async (t) => {
+  const broker = await brokerWithQueue(t)
+  const none = await broker.run(['send', 'ordres', '-'], { input: '' })
+  t.equal(none.code, 1, 'also without a line to send')
+  assertOneLine(t, none.stderr, /\(QUEUE_NOT_FOUND\)/)
+  const directory = await broker.run(['send', 'orders', '-'], { stdin: t.testdir() })
+  t.equal(directory.code, 1)
+  assertOneLine(t, directory.stderr, /cannot read the input: it is a directory/)
+  await broker.run(['send', 'orders', 'hello'])
+  const full = await broker.run(['receive', 'orders', '--ack'], { stdout: '/dev/full' })
+  t.equal(full.code, 1)
+  assertOneLine(t, full.stderr, /cannot write the output: ENOSPC/)
+  t.equal((await broker.run(['receive', 'orders', '--ack'])).stdout, 'hello\n', 'it was not acked')
+})
+
+t.test('a lost connection is told, and that it is back', async (t) => {
+  const dataDir = join(t.testdir(), 'data')
+  const before = await startBroker(t, dataDir)
+  await before.run(['queue', 'create', 'orders'])
+  await before.run(['send', 'orders', 'one'])
+  const child = runOn(t, ['receive', 'orders', '--follow', '--ack', '--server', before.listen])
+  const bodies = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+  const told = createInterface({ input: child.stderr })[Symbol.asyncIterator]()
+  t.equal((await bodies.next()).value, 'one')
+  await before.end('SIGTERM')
+  t.equal((await told.next()).value, 'mq-broker: connection lost, waiting for the broker')
+  const after = await startBroker(t, dataDir, ['--listen', before.listen])
+  t.equal((await told.next()).value, 'mq-broker: the broker is back')
+  await after.run(['send', 'orders', 'two'])
+  t.equal((await bodies.next()).value, 'two')
 })
 
 t.test('--server wins over MQ_SERVER', async (t) => {
@@ -324,6 +358,8 @@ t.test('peek prints messages and leaves them', async (t) => {
   await broker.run(['receive', 'orders'])
   const { stdout } = await broker.run(['peek', 'orders'])
   t.match(stdout, /^leased\t1\torders\/0\/\d+-\d+\t-\tone\nready\t0\torders\/0\/\d+-\d+\t-\ttwo\n$/)
+  await broker.run(['send', 'orders', '\u001b[2J'])
+  t.match((await broker.run(['peek', 'orders'])).stdout, /\t\\u001b\[2J\n$/, 'harmless anywhere')
   const json = JSON.parse((await broker.run(['peek', 'orders', '--max', '1', '--json'])).stdout)
   t.match(json, [{ queue: 'orders', state: 'leased', body: 'one', deliveryCount: 1, priority: 0 }])
   t.equal((await broker.run(['receive', 'orders', '--ack'])).stdout, 'two\n')

@@ -12,9 +12,11 @@ const bin = fileURLToPath(new URL('../../bin/mq-broker.js', import.meta.url))
  * By way of `env`, which becomes the command: the test runner hooks `spawn` and hands each child its own NODE_OPTIONS,
  * whatever the caller gave. A module loaded that way runs before ours, as nothing of a user's does.
  */
-function spawnBin(args: readonly string[], environment: Record<string, string>) {
+function spawnBin(args: readonly string[], environment: Record<string, string>, redirections = '') {
   const assignments = Object.entries(cleanEnvironment(environment)).map(([name, value]) => `${name}=${value}`)
-  return spawn('env', ['-i', ...assignments, process.execPath, bin, ...args])
+  const command = ['-i', ...assignments, process.execPath, bin, ...args]
+  if (redirections === '') return spawn('env', command)
+  return spawn('sh', ['-c', `exec env "$@" ${redirections}`, 'sh', ...command])
 }
 
 /** Without what the test runner and the developer's shell put there. */
@@ -28,6 +30,9 @@ function cleanEnvironment(extra: Record<string, string>): Record<string, string>
 export interface RunOptions {
   readonly input?: string | Uint8Array
   readonly environment?: Record<string, string>
+  /** Paths that stand for its streams. */
+  readonly stdin?: string
+  readonly stdout?: string
 }
 
 export interface Outcome {
@@ -38,7 +43,10 @@ export interface Outcome {
 
 /** Runs `mq-broker …args` to its end. */
 export async function run(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
-  const child = spawnBin(args, options.environment ?? {})
+  const { environment = {}, stdin, stdout: output } = options
+  const from = stdin === undefined ? '' : `<'${stdin}'`
+  const to = output === undefined ? '' : `>'${output}'`
+  const child = spawnBin(args, environment, `${from}${to}`)
   // A command that never looks at its input closes it.
   child.stdin.on('error', () => {})
   child.stdin.end(options.input)

@@ -3,7 +3,8 @@ import { PassThrough, Readable } from 'node:stream'
 import t from 'tap'
 import { sendLines } from '../../src/cli/send-lines.ts'
 import type { Clock } from '../../src/env.ts'
-import { MqError } from '../../src/errors.ts'
+import { ReaderGone } from '../../src/cli/output.ts'
+import { MqError, type Outcome } from '../../src/errors.ts'
 
 /** A clock that stands still; `tick` runs what is due next. */
 function stillClock() {
@@ -34,6 +35,16 @@ function captured() {
   const note = (line: string) => void (stderr += `${line}\n`)
   const output = { print, printSoon, flush: async () => {}, note }
   return { output, stdout: () => stdout, stderr: () => stderr }
+}
+
+/** Whose reader goes after the first id. */
+function readOnce() {
+  let pieces = 0
+  const gone = async () => {
+    if (pieces > 0) throw new ReaderGone()
+  }
+  const printSoon = () => (pieces++ === 0 ? undefined : gone())
+  return { output: { print: gone, printSoon, flush: async () => {}, note: () => {} } }
 }
 
 const receipt = (id: string) => ({ id, toJSON: () => ({ id }) })
@@ -107,10 +118,53 @@ t.test('a refusal ends it while the input is silent, and names the line', async 
   }
   await t.rejects(sendLines({ send, input, clock: stillClock().clock, output, json: true }), {
     code: 'MESSAGE_TOO_LARGE',
-    message: 'line 2 (2 others were sent): it is too large',
+    message: 'line 2 was not sent, 2 lines were sent; go on from line 4: it is too large',
   })
   t.ok(input.destroyed)
-  t.strictSame(JSON.parse(stdout()), [{ id: 'id' }], 'and what was printed is still a document')
+  t.strictSame(JSON.parse(stdout()), [{ id: 'id' }, { id: 'id' }], 'all that were sent, as one document')
+})
+
+t.test('of all lines it is told whether they were sent, and where to go on', async (t) => {
+  const { output, stdout } = captured()
+  const input = new PassThrough()
+  input.write('1\n2 failed\n3 failed\n4\n5 failed\n6 unknown\n7 unknown\n8\n')
+  let answer = () => {}
+  const allSent = new Promise<void>((resolve) => (answer = resolve))
+  const send = async (line: Uint8Array) => {
+    const [number, outcome] = String(Buffer.from(line)).split(' ')
+    if (number === '8') answer()
+    await allSent
+    if (outcome !== undefined) throw new MqError('TIMEOUT', 'no broker', { outcome: outcome as Outcome })
+    return receipt(number!)
+  }
+  await t.rejects(sendLines({ send, input, clock: stillClock().clock, output, json: false }), {
+    message:
+      'lines 2-3, 5 were not sent, lines 6-7 were perhaps sent, 3 lines were sent; go on from line 9: no broker',
+    outcome: undefined,
+  })
+  t.equal(stdout(), '1\n4\n8\n')
+})
+
+t.test('when nobody reads the ids any more, it ends and says so', async (t) => {
+  const { clock } = stillClock()
+  const input = new PassThrough()
+  input.write('a\nb\nc\n')
+  const send = async () => receipt('id')
+  await t.rejects(sendLines({ send, input, clock, output: readOnce().output, json: false }), {
+    message: 'nobody reads the ids any more: 3 lines were sent; go on from line 4',
+  })
+  t.ok(input.destroyed)
+})
+
+t.test('unless all has been sent: then whoever read the ids has seen enough of them', async (t) => {
+  const { clock } = stillClock()
+  const input = Readable.from([Buffer.from('a\nb\nc\n')])
+  let confirm = () => {}
+  const whole = new Promise<void>((resolve) => (confirm = resolve))
+  input.on('end', () => confirm())
+  const send = () => whole.then(() => receipt('id'))
+  await sendLines({ send, input, clock, output: readOnce().output, json: false })
+  t.pass('no failure')
 })
 
 t.test('an input that fails is told once what was read has been sent', async (t) => {
@@ -123,7 +177,7 @@ t.test('an input that fails is told once what was read has been sent', async (t)
   )
   const send = async () => receipt('id')
   await t.rejects(sendLines({ send, input, clock: stillClock().clock, output, json: false }), {
-    message: 'EIO',
+    message: 'cannot read the input: EIO: 1 line was sent; go on from line 2',
   })
   t.equal(stdout(), 'id\n')
 })

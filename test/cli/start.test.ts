@@ -106,10 +106,20 @@ t.test('a data directory that another broker uses: 1', async (t) => {
 t.test('a data directory that cannot be made: 1', async (t) => {
   // Below a regular file nobody can write, not even root.
   const directory = t.testdir({ file: '' })
-  const dataDir = join(directory, 'file', 'data')
-  const { code, stderr } = await run(['start', '--log-level', 'silent', '--data-dir', dataDir, ...freePorts])
-  t.equal(code, 1)
-  assertOneLine(t, stderr, /\(DATA_DIR_NOT_WRITABLE\)/)
+  const file = join(directory, 'file')
+  // And in /proc Node's recursive mkdir never comes to an end.
+  for (const dataDir of [file, join(file, 'data'), join(file, 'data', 'below'), '/proc/x', '/proc/x/y']) {
+    const { code, stderr } = await run([
+      'start',
+      '--log-level',
+      'silent',
+      '--data-dir',
+      dataDir,
+      ...freePorts,
+    ])
+    t.equal(code, 1)
+    assertOneLine(t, stderr, /\(DATA_DIR_NOT_WRITABLE\)/)
+  }
 })
 
 t.test('data of a newer version: 1, and it is left alone', async (t) => {

@@ -1,4 +1,7 @@
 /** What the command says, and exits with, when it is not used as it should be. No broker is needed for that. */
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import t from 'tap'
 import { assertOneLine, run } from './process.ts'
 
@@ -21,12 +24,16 @@ t.test('--help lists what there is, with defaults, limits and variables', async 
     /--segment-bytes <SIZE> .*default 64MiB; 1MiB to 16GiB; MQ_SEGMENT_BYTES/,
   )
   t.match((await run(['help', 'send'])).stdout, 'Usage: mq-broker send')
+  t.match((await run(['help', 'queue', 'create'])).stdout, 'Usage: mq-broker queue create')
+  const edit = (await run(['queue', 'edit', '--help'])).stdout
+  t.match(edit, '--visibility-timeout')
+  t.notMatch(edit, /--partitions|--ttl|not built yet;|default 30s/)
+  t.match((await run(['send', '--help'])).stdout.replaceAll(/\s+/g, ' '), /--key <TEXT> .*\(not built yet\)/)
   t.match((await run(['queue', 'create', '--help'])).stdout, '--visibility-timeout <DURATION>')
 })
 
 const wrong: [args: string[], says: RegExp][] = [
   [['frobnicate'], /unknown command 'frobnicate'/],
-  [['strat'], /unknown command 'strat'.*start/],
   [['queue', 'frobnicate'], /unknown command 'frobnicate'/],
   [['queue', 'create'], /missing required argument 'NAME'/],
   [['start', '--frobnicate'], /unknown option '--frobnicate'/],
@@ -50,6 +57,24 @@ const wrong: [args: string[], says: RegExp][] = [
   [['send', 'orders', 'hello', '--header', 'novalue'], /--header is 'novalue'/],
   [['receive', 'orders', '--max', '-1'], /--max is '-1'/],
   [['queue', 'ls', '--server', 'a b'], /'host:port'/],
+  [['queue', 'info'], /missing required argument 'NAME' \(see mq-broker queue info --help\)/],
+  [['strat'], /unknown command 'strat': did you mean start\? \(see mq-broker --help\)/],
+  [['help', 'bogus'], /unknown command 'bogus' \(see mq-broker --help\)/],
+  [['receive', 'orders', '--max', '0'], /--max is '0': it must be 1 to 1,000/],
+  [['receive', 'orders', '--wait', '30s'], /--wait is '30s': it must be 0ms to 20s/],
+  [['receive', 'orders', '--visibility-timeout', '0'], /--visibility-timeout is '0': it must be 1ms to 12h/],
+  [['peek', 'orders', '--max', '2000'], /--max is '2000': it must be 1 to 1,000/],
+  [['send', 'orders', 'hello', '--delay', '400d'], /--delay is '400d': it must be 0ms to 365d/],
+  [['nack', 'r', '--delay', '400d'], /--delay is '400d'/],
+  [['nack', 'r', '--reason', 'x'.repeat(1025)], /--reason is 'x+…': it must have at most 1KiB/],
+  [['extend', 'r', '--for', '13h'], /--for is '13h': it must be 1ms to 12h/],
+  [['dlq', 'redrive', 'orders.dlq', '--max', '0'], /--max is '0': it must be from 1/],
+  [['dlq', 'redrive', 'orders.dlq', '--rate', '0'], /--rate is '0': it must be 1 to 1,000,000/],
+  [['dlq', 'redrive', 'orders.dlq', '--to', 'a b'], /--to is 'a b': a queue's name has/],
+  [['queue', 'create', 'orders', '--partitions', '0'], /--partitions is '0': it must be 1 to 1,024/],
+  [['queue', 'create', 'orders', '--visibility-timeout', '13h'], /it must be 1ms to 12h/],
+  [['queue', 'create', 'a/b'], /NAME is 'a\/b': a queue's name has/],
+  [['send', 'a/b', 'hello'], /QUEUE is 'a\/b': a queue's name has/],
 ]
 
 t.test('wrong usage exits with 2 and says in one line what is wrong', async (t) => {
@@ -82,5 +107,15 @@ t.test('what is not built yet is refused with 1', async (t) => {
 t.test('no broker at the address: 1, and the address is named', async (t) => {
   const { code, stderr } = await run(['queue', 'ls'], { environment: { MQ_SERVER: '127.0.0.1:1' } })
   t.equal(code, 1)
-  assertOneLine(t, stderr, /127\.0\.0\.1:1/)
+  assertOneLine(t, stderr, /127\.0\.0\.1:1.*Start one with `mq-broker start`, or name another with --server/)
+})
+
+t.test('a port that is none of a broker is said to be none', async (t) => {
+  const server = createServer((_, response) => response.end()).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => server.close())
+  const { port } = server.address() as AddressInfo
+  const { code, stderr } = await run(['queue', 'ls', '--server', `127.0.0.1:${port}`])
+  t.equal(code, 1)
+  assertOneLine(t, stderr, new RegExp(`127\\.0\\.0\\.1:${port} is no mq-broker port`))
 })

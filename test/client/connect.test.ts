@@ -189,10 +189,10 @@ test('a broker that goes away is left once it has answered, and asked last', asy
 const http = Buffer.from('HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n')
 
 const strange: Record<string, { hello: (line: Line) => void; expected: string }> = {
-  'answers HTTP': { hello: (line) => line.sendBytes(http), expected: 'FRAME_TOO_LARGE failed' },
+  'answers HTTP': { hello: (line) => line.sendBytes(http), expected: 'BAD_MAGIC failed' },
   'answers garbage': {
     hello: (line) => line.sendBytes(Uint8Array.of(0, 0, 0, 4, 0xc1, 0xc1, 0xc1, 0xc1)),
-    expected: 'UNSUPPORTED_TYPE failed',
+    expected: 'BAD_MAGIC failed',
   },
   'answers with a frame that is none of a handshake': {
     hello: (line) => line.send({ op: 'ok', id: 1, result: null }),

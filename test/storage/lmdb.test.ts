@@ -505,6 +505,7 @@ test('a full disk refuses commits and harms nothing', async (t) => {
     'with room again: done true',
     'create: b',
   ])
+  t.notMatch(child.stderr(), /\n +at /, 'no stack of what is expected')
 })
 
 // ---
@@ -558,6 +559,8 @@ function split(events: readonly string[], by: string): string[][] {
 }
 
 interface Child {
+  /** What it has said there so far. */
+  readonly stderr: () => string
   readonly pid: number | undefined
   /** The next line it prints. Rejects with its standard error when it ends before. */
   line(): Promise<string>
@@ -625,6 +628,7 @@ function makeChildren(t: Test): (program: string, options?: ChildOptions) => Chi
     return {
       pid: child.pid,
       ended,
+      stderr: () => errors,
       kill: child.kill.bind(child),
       line: async () => {
         const line = await next()

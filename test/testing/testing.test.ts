@@ -141,10 +141,31 @@ test('await using closes it', async (t) => {
 })
 
 test('what cannot be meant is refused', async (t) => {
-  await t.rejects(startTestBroker({} as TestBrokerOptions), { code: 'INVALID_OPTION' })
+  await t.rejects(startTestBroker({}), { code: 'INVALID_OPTION' })
   await t.rejects(startTestBroker({ clock: 'manual', dataDir: '' }), { code: 'INVALID_OPTION' })
   const { broker } = await started(t)
   for (const ms of [-1, NaN, Infinity]) await t.rejects(broker.advance(ms), { code: 'INVALID_OPTION' })
   const system = await started(t, { clock: 'system' })
   await t.rejects(system.broker.advance(1), { code: 'UNSUPPORTED' })
 })
+
+test('the clock is a manual one unless something else is said', async (t) => {
+  const broker = await startTestBroker()
+  const mq = await broker.connect()
+  await mq.createQueue('orders')
+  await mq.send('orders', 'tomorrow', { delayMs: 86_400_000 })
+  await broker.advance(86_400_000)
+  t.equal((await mq.receive('orders'))[0]?.text(), 'tomorrow')
+  await broker.close()
+})
+
+for (const clock of ['manual', 'system'] as const) {
+  test(`${clock} clock: the broker's clients end with it`, async (t) => {
+    const broker = await startTestBroker({ clock })
+    const mq = await broker.connect()
+    const closed = new Promise<void>((resolve) => mq.on('close', resolve))
+    await broker.close()
+    await closed
+    await t.rejects(mq.listQueues(), { code: 'CLOSED' })
+  })
+}
