@@ -371,12 +371,19 @@ function verifies(name: LogName, record: Buffer, at: number): boolean {
   }
 }
 
-const entryPrefix = 0x4c
-const checkpointPrefix = 0x43
+export const entryPrefix = 0x4c
+export const checkpointPrefix = 0x43
 export const copyPrefix = 0x52
 
-export function checkpointCrc(name: LogName, body: Uint8Array): number {
+function checkpointCrc(name: LogName, body: Uint8Array): number {
   return (crc32(body) ^ name.crc) >>> 0
+}
+
+/** What is stored as a checkpoint, without its crc, in memory of its own; null when it has rotted. */
+export function checkpointBody(name: LogName, value: Uint8Array): Buffer | null {
+  const stored = Buffer.from(value)
+  const body = stored.subarray(4)
+  return stored.length > 4 && checkpointCrc(name, body) === stored.readUInt32BE(0) ? body : null
 }
 
 export function asBuffer(bytes: Uint8Array): Buffer {
