@@ -437,7 +437,7 @@ class LogCheck {
   #tellDamages(): void {
     const { live, outbox, quarantined } = this.#state
     for (const { segment, what, base, end: ownEnd } of this.#damages) {
-      const end = ownEnd ?? Math.max(base + 1, this.#lostEnd(base))
+      const end = ownEnd ?? Math.max(base + 1, this.#lostEnd(base) ?? base)
       this.#damaged.set(base, end)
       const unsettled = live.countIn(base, end) + outbox.moving.countIn(base, end)
       const before = quarantined.countIn(base, end)
@@ -452,11 +452,12 @@ class LogCheck {
     }
   }
 
-  #lostEnd(base: Offset): Offset {
+  /** Null: the disk does not say. */
+  #lostEnd(base: Offset): Offset | null {
     try {
       return this.#log.recordEnd(base)
     } catch (error) {
-      if (error instanceof CorruptEntry || error instanceof MqError) return base
+      if (error instanceof CorruptEntry || error instanceof MqError) return null
       throw error
     }
   }
@@ -484,11 +485,14 @@ class LogCheck {
           at = end
           continue
         }
-        at = Math.max(from + 1, Math.min(run.end, this.#lostEnd(from)))
+        at = Math.max(from + 1, Math.min(run.end, this.#lostEnd(from) ?? run.end))
         if (this.#damaged.countIn(from, at) > 0) continue
-        this.#tell(`${messages(held.countIn(from, at))} missing, from this offset on: no batch holds them`, {
-          offset: from,
-        })
+        this.#tell(
+          `${messages(held.countIn(from, at))} missing, from this offset on: no batch that can be read holds them`,
+          {
+            offset: from,
+          },
+        )
       }
     }
   }

@@ -295,7 +295,7 @@ class LmdbSegment implements Segment {
     this.#opened()
     if (key.length === 0) return undefined
     this.#floorQuery.start = key
-    const entries = this.#floorRange[Symbol.iterator]()
+    const entries = this.#read(() => this.#floorRange[Symbol.iterator]())
     const step = this.#read(() => entries.next())
     entries.return?.()
     if (step.done === true) return undefined
@@ -308,7 +308,8 @@ class LmdbSegment implements Segment {
     if (to.length === 0) return
     this.#scanQuery.start = from.length === 0 ? undefined : from
     this.#scanQuery.end = to
-    const entries = this.#scanRange[Symbol.iterator]()
+    // After a page that made no sense lmdb refuses already here.
+    const entries = this.#read(() => this.#scanRange[Symbol.iterator]())
     const next = () => entries.next()
     try {
       for (let step = this.#read(next); step.done !== true; step = this.#read(next)) {
