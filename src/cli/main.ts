@@ -37,6 +37,10 @@ const groups: Readonly<Record<string, Group>> = {
     description: 'lengthen the leases of deliveries, by their receipts',
     load: async () => ({ define: (await import('./settle.ts')).defineExtend }),
   },
+  check: {
+    description: 'verify a data directory, or print its log, while no broker runs on it',
+    load: () => import('./check.ts'),
+  },
   bench: { description: 'measure how fast a running broker is', load: () => import('./bench.ts') },
   context: { description: 'name brokers, and choose one', load: () => import('./context.ts') },
   completion: { description: 'print completions for a shell', load: () => import('./completion.ts') },

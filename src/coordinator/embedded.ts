@@ -172,7 +172,7 @@ export class EmbeddedStore {
     this.#epoch = (this.#get('epoch') as [number] | undefined)?.[0] ?? 0
     const queues: QueueRecord[] = []
     this.#segment.scan(Buffer.from('queue/'), Buffer.from('queue0'), (key, value) => {
-      queues.push(readRecord(Buffer.from(key), value))
+      queues.push(queueRecordOf(Buffer.from(key), value))
       return true
     })
     for (const record of queues) {
@@ -186,7 +186,7 @@ export class EmbeddedStore {
 
   #get(key: string): unknown {
     const value = this.#segment.get(Buffer.from(key))
-    return value === undefined ? undefined : verified(Buffer.from(key), value)
+    return value === undefined ? undefined : metaValue(Buffer.from(key), value)
   }
 
   #writeQueue(record: QueueRecord): Promise<void> {
@@ -243,7 +243,7 @@ export function metaPut(key: string, value: unknown): Put {
 }
 
 /** @throws MqError CORRUPT_LOG */
-function verified(key: Uint8Array, stored: Uint8Array): unknown {
+export function metaValue(key: Uint8Array, stored: Uint8Array): unknown {
   const bytes = Buffer.from(stored)
   const body = bytes.subarray(4)
   if (bytes.length > 4 && crc32(body, crc32(key)) === bytes.readUInt32BE(0)) return unpack(body)
@@ -251,13 +251,13 @@ function verified(key: Uint8Array, stored: Uint8Array): unknown {
 }
 
 /** @throws MqError CORRUPT_LOG: it is not what `#writeQueue` writes */
-function readRecord(key: Uint8Array, value: Uint8Array): QueueRecord {
+export function queueRecordOf(key: Uint8Array, value: Uint8Array): QueueRecord {
   const id = Buffer.from(key).toString('latin1').slice('queue/'.length)
   const damaged = (cause?: unknown): MqError =>
     new MqError('CORRUPT_LOG', `the record of queue ${printed(id)} in the metadata cannot be read`, { cause })
   let fields: unknown
   try {
-    fields = verified(key, value)
+    fields = metaValue(key, value)
   } catch (cause) {
     throw damaged(cause)
   }

@@ -84,29 +84,32 @@ const { allDbs } = lmdb as unknown as { readonly allDbs: Map<string, unknown> }
 /**
  * A data directory on the local disk. Nothing is touched before `lock()`, which makes the directory if it is
  * missing, and must have resolved before any other call.
+ * @param options.leaveAsIs for whoever only reads: no directory is made, and nothing is tidied
  */
-export function openLmdbStore(directory: string): Store {
-  return new LmdbStore(resolve(directory))
+export function openLmdbStore(directory: string, options: { readonly leaveAsIs?: boolean } = {}): Store {
+  return new LmdbStore(resolve(directory), options.leaveAsIs === true)
 }
 
 class LmdbStore implements Store {
   readonly #directory: string
+  readonly #leaveAsIs: boolean
   /** Open exactly while the directory is ours. A plain number: a FileHandle would be closed by the collector. */
   #lock: number | undefined
   /** Names that are open, being opened or being removed: none of these may begin for them. */
   readonly #busy = new Set<string>()
 
-  constructor(directory: string) {
+  constructor(directory: string, leaveAsIs: boolean) {
     this.#directory = directory
+    this.#leaveAsIs = leaveAsIs
   }
 
   async lock(): Promise<void> {
     invariant(this.#lock === undefined, 'a store is locked once')
-    await makeDirectory(this.#directory)
+    if (!this.#leaveAsIs) await makeDirectory(this.#directory)
     const fd = takeLock(this.#directory)
     this.#lock = fd
     try {
-      await this.#sweep()
+      if (!this.#leaveAsIs) await this.#sweep()
     } catch (error) {
       this.#lock = undefined
       closeSync(fd)
@@ -343,7 +346,7 @@ class LmdbSegment implements Segment {
     this.#opened()
     if (key.length === 0) return undefined
     this.#floorQuery.start = key
-    const entries = this.#floorRange[Symbol.iterator]()
+    const entries = this.#read(() => this.#floorRange[Symbol.iterator]())
     const step = this.#read(() => entries.next())
     entries.return?.()
     if (step.done === true) return undefined
@@ -356,7 +359,8 @@ class LmdbSegment implements Segment {
     if (to.length === 0) return
     this.#scanQuery.start = from.length === 0 ? undefined : from
     this.#scanQuery.end = to
-    const entries = this.#scanRange[Symbol.iterator]()
+    // After a page that made no sense lmdb refuses already here.
+    const entries = this.#read(() => this.#scanRange[Symbol.iterator]())
     const next = () => entries.next()
     try {
       for (let step = this.#read(next); step.done !== true; step = this.#read(next)) {

@@ -23,7 +23,7 @@ import { decodeBody, type Ranges } from '../partition/payload.ts'
 import type { Offset } from '../types.ts'
 import { asStorageError, watchdog } from './disk-failure.ts'
 import { EntryCache } from './entry-cache.ts'
-import { asBuffer, checkpointCrc, copyPrefix, PartitionLog, type Queued } from './partition-log.ts'
+import { asBuffer, checkpointBody, copyPrefix, PartitionLog, type Queued } from './partition-log.ts'
 
 export interface LogOptions {
   /** Size at which the log rolls on to the next segment, in bytes. */
@@ -220,14 +220,7 @@ export class SharedLog {
         const record = asBuffer(value)
         for (let at = 0; at < record.length; at += entryLength(record, at)) {
           const entry = decodeHeader(name, record, at)
-          assertNext(entry, state)
-          const isRotten = !payloadVerifies(entry)
-          if (isRotten) {
-            if (entry.kind !== 'batch')
-              throw new CorruptEntry(`a rotten ${entry.kind} at offset ${entry.base}`)
-            rotten.push(entry.base, entry.count)
-          }
-          state.apply(entry, decodeBody(entry, isRotten), Uint8Array.from(entry.chain))
+          if (!foldNext(state, entry)) rotten.push(entry.base, entry.count)
           entriesRead++
         }
         return true
@@ -301,11 +294,10 @@ export class SharedLog {
     for (let i = this.#segments.length - 1; i >= 0; i--) {
       const value = this.#segments[i]!.get(log.checkpointKey)
       if (value === undefined) continue
-      const stored = Buffer.from(value)
-      const body = stored.subarray(4)
       // A rotten checkpoint costs only time: the one before it and a longer tail say the same.
-      if (stored.length > 4 && checkpointCrc(log.name, body) === stored.readUInt32BE(0))
-        return { ...PartitionState.decode(body), segment: this.#segments[i]!.name, bytes: stored.length }
+      const body = checkpointBody(log.name, value)
+      if (body !== null)
+        return { ...PartitionState.decode(body), segment: this.#segments[i]!.name, bytes: 4 + body.length }
     }
     return { state: new PartitionState(), firstSegment: '', segment: null, bytes: 0 }
   }
@@ -555,7 +547,22 @@ export class SharedLog {
   }
 }
 
-const segmentName = /^\d{8}$/
+/** Of the log's segments, among all that a store has. */
+export const segmentName = /^\d{8}$/
+
+/**
+ * Applies an entry whose header verifies.
+ * @returns false: the payload does not; it is a batch, applied as any other, and nobody will get its messages
+ * @throws CorruptEntry it does not follow, or can't be known; state is as before
+ */
+export function foldNext(state: PartitionState, entry: Entry): boolean {
+  assertNext(entry, state)
+  const isRotten = !payloadVerifies(entry)
+  if (isRotten && entry.kind !== 'batch')
+    throw new CorruptEntry(`a rotten ${entry.kind} at offset ${entry.base}`)
+  state.apply(entry, decodeBody(entry, isRotten), Uint8Array.from(entry.chain))
+  return !isRotten
+}
 
 /** An entry that verifies may still not be what follows: its predecessor is missing, or its chain has rotted. */
 function assertNext(entry: Entry, state: PartitionState): void {

@@ -7,6 +7,7 @@ import {
   decodeHeader,
   entryLength,
   peekEntry,
+  readU64,
   writeU64,
   type Entry,
   type LogName,
@@ -285,7 +286,7 @@ export class PartitionLog {
     for (const { batches } of this.copies)
       if (batches.nextRun(offset + 1, this.#run)) end = Math.min(end, this.#run.start)
     segment?.scan(this.key(offset + 1, prefix), this.key(Number.MAX_SAFE_INTEGER, prefix), (key) => {
-      end = Math.min(end, this.#baseOf(key))
+      end = Math.min(end, recordBase(key))
       return false
     })
     const record = segment?.floor(this.key(offset, prefix))
@@ -309,7 +310,7 @@ export class PartitionLog {
   firstBase(segment: Segment): Offset | undefined {
     let first: Offset | undefined
     segment.scan(this.key(0), this.endKey, (key) => {
-      first = this.#baseOf(key)
+      first = recordBase(key)
       return false
     })
     return first
@@ -327,11 +328,6 @@ export class PartitionLog {
     return (
       key.length === 29 && key[0] === prefix && Buffer.compare(key.subarray(1, 21), this.name.bytes) === 0
     )
-  }
-
-  #baseOf(key: Uint8Array): Offset {
-    const bytes = asBuffer(key)
-    return bytes.readUInt32BE(21) * 0x1_0000_0000 + bytes.readUInt32BE(25)
   }
 
   /** In which segment the entry that holds `offset` is, and what its key begins with. */
@@ -361,6 +357,11 @@ function edgeAfter(offset: Offset, name: LogName, record: Buffer): Offset | unde
   return undefined
 }
 
+/** Of a record's key, or a copy's. */
+export function recordBase(key: Uint8Array): Offset {
+  return readU64(asBuffer(key), 21)
+}
+
 function verifies(name: LogName, record: Buffer, at: number): boolean {
   try {
     decodeHeader(name, record, at)
@@ -371,12 +372,19 @@ function verifies(name: LogName, record: Buffer, at: number): boolean {
   }
 }
 
-const entryPrefix = 0x4c
-const checkpointPrefix = 0x43
+export const entryPrefix = 0x4c
+export const checkpointPrefix = 0x43
 export const copyPrefix = 0x52
 
-export function checkpointCrc(name: LogName, body: Uint8Array): number {
+function checkpointCrc(name: LogName, body: Uint8Array): number {
   return (crc32(body) ^ name.crc) >>> 0
+}
+
+/** What is stored as a checkpoint, without its crc, in memory of its own; null when it has rotted. */
+export function checkpointBody(name: LogName, value: Uint8Array): Buffer | null {
+  const stored = Buffer.from(value)
+  const body = stored.subarray(4)
+  return stored.length > 4 && checkpointCrc(name, body) === stored.readUInt32BE(0) ? body : null
 }
 
 export function asBuffer(bytes: Uint8Array): Buffer {

@@ -183,6 +183,33 @@ test('a directory that cannot be written', async (t) => {
   await t.rejects(openLmdbStore(directory).lock(), { code: 'DATA_DIR_NOT_WRITABLE' }, 'LOCK is a directory')
 })
 
+test('a page that makes no sense: every read that meets it, and each after it, says so', async (t) => {
+  const directory = join(t.testdir(), 'data')
+  const write = openLmdbStore(directory)
+  await write.lock()
+  const made = await write.open('a', { create: true })
+  const key = Buffer.from('the-key-of-a-large-value')
+  await made.commit([{ key, value: new Uint8Array(100_000) }])
+  await made.close()
+  await write.close()
+  const path = join(directory, 'a.mdb')
+  const bytes = readFileSync(path)
+  const at = bytes.indexOf(key)
+  // Behind the key of a value with pages of its own is the number of the first.
+  bytes.writeBigUInt64LE(0x7fff_ffffn, at + key.length)
+  writeFileSync(path, bytes)
+  const store = openLmdbStore(directory, { leaveAsIs: true })
+  await store.lock()
+  const segment = await store.open('a', { create: false })
+  for (let i = 0; i < 2; i++) {
+    t.throws(() => segment.scan(Buffer.from('a'), Buffer.from('z'), () => true), { code: 'STORAGE_FAILED' })
+    t.throws(() => segment.floor(key), { code: 'STORAGE_FAILED' })
+    t.throws(() => segment.get(key), { code: 'STORAGE_FAILED' })
+  }
+  await segment.close()
+  await store.close()
+})
+
 test('a file that was cut short', async (t) => {
   const { directory, store, segment } = await makeSegment(t)
   for (let i = 0; i < 20; i++) {
