@@ -141,7 +141,7 @@ test('await using closes it', async (t) => {
 })
 
 test('what cannot be meant is refused', async (t) => {
-  await t.rejects(startTestBroker({}), { code: 'INVALID_OPTION' })
+  await t.rejects(startTestBroker({ clock: 'fast' as 'manual' }), { code: 'INVALID_OPTION' })
   await t.rejects(startTestBroker({ clock: 'manual', dataDir: '' }), { code: 'INVALID_OPTION' })
   const { broker } = await started(t)
   for (const ms of [-1, NaN, Infinity]) await t.rejects(broker.advance(ms), { code: 'INVALID_OPTION' })
