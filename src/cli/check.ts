@@ -18,8 +18,14 @@ export function define(check: Command): void {
   withJson(check)
     .argument('<DATA_DIR>')
     .addOption(flagOption('--dump', text, "print a partition's log instead: QUEUE or QUEUE/PARTITION"))
-    .addOption(flagOption('--from', count, 'with --dump: the offset to begin at').default(0))
-    .addOption(flagOption('--max', count, 'with --dump: entries at most (default: all)'))
+    .addOption(
+      flagOption('--from', count(0, Number.MAX_SAFE_INTEGER), 'with --dump: the offset to begin at').default(
+        0,
+      ),
+    )
+    .addOption(
+      flagOption('--max', count(1, Number.MAX_SAFE_INTEGER), 'with --dump: entries at most (default: all)'),
+    )
     .option('--bodies', 'with --dump: print the first bytes of the messages')
     .addHelpText(
       'after',
