@@ -231,3 +231,20 @@ void t.test('what has rotted is not copied, and keeps its segment until it is fo
   await bench.world.advance(5000)
   t.notOk(segments().includes(1), `segments ${segments().join()}`)
 })
+
+void t.test('entries that follow the newest checkpoint are needed to start from', async (t) => {
+  const { bench, mq } = await serving()
+  await bench.complete(mq.createQueue('orders'))
+  await work(bench, mq, 'orders', 2)
+  const { log } = bench.broker.internals
+  const [partition] = [...log.partitions]
+  const { from, segment } = partition!.checkpointed!
+  t.equal(partition!.needs(segment), 'start', 'the checkpoint itself')
+  t.equal(partition!.needs(from), 'start', 'what may have come after it')
+  partition!.checkpointed = { ...partition!.checkpointed!, segment: '99999999' }
+  t.equal(partition!.needs(from), 'start', 'wherever the checkpoint is')
+  partition!.checkpointed = { ...partition!.checkpointed, from: '99999999', holds: [from] }
+  t.equal(partition!.needs(from), 'start', 'and what it calls unsettled')
+  partition!.checkpointed = { ...partition!.checkpointed, holds: [] }
+  t.equal(partition!.needs(from), 'nothing')
+})

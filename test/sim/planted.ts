@@ -164,12 +164,6 @@ export const plantedBugs: readonly PlantedBug[] = [
     replace: `checkpointed.from <= name`,
   },
   {
-    name: 'a segment is removed with entries that a start has to read',
-    file: 'src/storage/partition-log.ts',
-    find: `(checkpointed.from <= name || checkpointed.holds.includes(name))`,
-    replace: `checkpointed.holds.includes(name)`,
-  },
-  {
     name: 'a segment is removed with the newest checkpoint in it',
     file: 'src/storage/partition-log.ts',
     find: `    if (checkpointed.segment === name) return 'start'
