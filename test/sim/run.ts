@@ -378,6 +378,8 @@ class Simulation {
         if (this.#process !== null) {
           this.#clockJumped = true
           this.#shadow.clockJumped()
+          // Leases that are being handed over go by the wall clock, which may end them early.
+          if (this.#mode !== 'serving') this.#shadow.brokerCrashed()
           this.#process.skewMs = Math.floor(random.between(-skewMsMax, skewMsMax))
         }
         return
