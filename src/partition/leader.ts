@@ -489,6 +489,8 @@ export class Leader<Ref> {
     const delayed: Ranges = []
     for (let from = 0; left > 0 && this.#delayed.nextRun(from, run) && run.start < end; from = run.end) {
       delayed.push(run.start, Math.min(run.end, end) - run.start)
+      // What was sent since waits on: its run begins elsewhere now, where no timer would look for it.
+      if (run.end > end) this.#wakes.push(run.value, end)
       left--
     }
     for (let i = 0; i < delayed.length; i += 2)

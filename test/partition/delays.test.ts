@@ -299,3 +299,16 @@ void t.test('messages whose payload has rotted', async (t) => {
     bench.leader.checkInvariants()
   })
 })
+
+void t.test('a purge that ends within a run of delayed messages leaves the rest its timer', async (t) => {
+  const bench = new Bench({ delayMs: 1000 })
+  bench.send('before', { count: 2 })
+  bench.send('after', { count: 3 })
+  bench.commit()
+  t.equal(bench.leader.state.delayed.runs, 1)
+  t.equal(bench.leader.purge(3, bench.now), 2)
+  bench.commit()
+  bench.leader.checkInvariants()
+  bench.advance(1000)
+  t.equal(bench.readyRuns, '3+3×1')
+})
