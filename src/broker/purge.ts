@@ -31,6 +31,8 @@ export async function purge(queue: Queue, log: SharedLog, isOpen: () => boolean)
       await log.flushed()
     }
   }
+  // What others have settled meanwhile was left to them: a crash must not bring it back after the answer.
+  await log.flushed()
   return messages
 }
 

@@ -296,3 +296,24 @@ test('a dry run counts what is delayed, which a purge removes', async (t) => {
   t.strictSame(await bench.complete(mq.purgeQueue('orders', { dryRun: true })), { messages: 1 })
   t.strictSame(await bench.complete(mq.purgeQueue('orders')), { messages: 1 })
 })
+
+test('a purge is not answered before what others settled meanwhile is on the disk', async (t) => {
+  const bench = await BrokerBench.serving()
+  const [mq, other] = [await bench.connect(), await bench.connect()]
+  for (const name of ['orders', 'others']) await bench.complete(mq.createQueue(name))
+  await bench.complete(other.send('others', 'looked up'))
+  await bench.complete(mq.send('orders', 'one'))
+  const [message] = await bench.complete(mq.receive('orders'))
+  // Its commit is under way when the purge comes, which waits for it; and so it is when the ack comes.
+  bench.watch(other.send('others', 'two'))
+  await bench.world.advance(0.5)
+  const purged = bench.watch(mq.purgeQueue('orders'))
+  bench.watch(message!.ack())
+  bench.disk.nextCommit = 'stuck'
+  await bench.world.advance(100)
+  t.equal(purged.state, 'pending')
+  await bench.restart()
+  await bench.complete(mq.purgeQueue('orders'))
+  await bench.restart()
+  t.strictSame(await bench.complete(mq.receive('orders')), [])
+})
