@@ -14,6 +14,14 @@ export type LeaseId = Brand<number, 'lease'>
 /** A producer's random id: 16 bytes as a latin1 string, which is what a Map wants for a key. */
 export type ProducerId = Brand<string, 'producer'>
 
+/** Where an output stands in the log of its source, a partition's outbox. Epochs rise with offsets. */
+export interface OutputPosition {
+  readonly epoch: Epoch
+  readonly offset: Offset
+  /** Among the outputs of that entry, from 0. */
+  readonly index: number
+}
+
 /** What held a message when its send was confirmed. */
 export type Confirm = 'replicas' | 'leader' | 'none'
 export type Storage = 'disk' | 'memory'

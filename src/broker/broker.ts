@@ -167,7 +167,7 @@ export class RunningBroker implements Broker, Measured {
         link: options.peerLink((frame) => answerForward(this, frame)),
         builder: new BatchBuilder(),
         deadLetterTarget: (name, partition) => this.#madeDeadLetterTarget(name, partition),
-        failed: (error) => this.#failedWith(error),
+        failed: (error) => this.failedWith(error),
       },
     }
   }
@@ -249,7 +249,7 @@ export class RunningBroker implements Broker, Measured {
       if (failed !== undefined) throw failed
       this.#mode = 'serving'
       this.#forgetDeleted()
-      this.#retention = new Retention(this.log, clock, retention, (error) => this.#failedWith(error))
+      this.#retention = new Retention(this.log, clock, retention, (error) => this.failedWith(error))
       if (this.log.isFull) this.#diskFull(true)
       this.#listener.accept()
       phases.end('listen')
@@ -357,6 +357,11 @@ export class RunningBroker implements Broker, Measured {
         }
       }
     }
+  }
+
+  /** Why nothing new is taken, if so: there is room for what settles only. */
+  get whyFull(): MqError | null {
+    return this.log.isFull ? new MqError('DISK_FULL', 'the disk of the broker is full') : null
   }
 
   /** @throws MqError QUEUE_NOT_FOUND, QUEUE_DELETED */
@@ -476,7 +481,8 @@ export class RunningBroker implements Broker, Measured {
     this.#tellFull(new MqError('DISK_FULL', 'the disk is full, and a start has to write before it serves'))
   }
 
-  #failedWith(error: unknown): void {
+  /** Something was thrown that is no refusal. */
+  failedWith(error: unknown): void {
     const isKnown = error instanceof MqError && error.code === 'STORAGE_FAILED'
     this.fail(isKnown ? error : new MqError('INTERNAL', `a defect: ${String(error)}`))
   }
@@ -486,9 +492,10 @@ export class RunningBroker implements Broker, Measured {
     if (this.#mode === 'failed') return
     this.#mode = 'failed'
     this.#retention?.close()
+    const what = error.code === 'INTERNAL' ? 'a defect' : 'the disk failed'
     this.logger.error(
       { code: error.code, reason: error.message },
-      'the disk failed: stopping at once, restart to go on',
+      `${what}: stopping at once, restart to go on`,
     )
     for (const queue of this.queues.values()) for (const partition of queue.partitions) partition.close()
     this.#listener?.destroy()

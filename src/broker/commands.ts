@@ -166,8 +166,7 @@ export class Commands implements RequestHandler {
         },
       )
     }
-    if (this.#broker.log.isFull) return new MqError('DISK_FULL', 'the disk of the broker is full')
-    return null
+    return this.#broker.whyFull
   }
 
   #receive(session: Session, request: ReceiveRequest): void {
@@ -306,7 +305,8 @@ export class Commands implements RequestHandler {
     for (const queue of this.#broker.queues.values()) sum += queue.partitions.length
     if (sum > maxPartitions)
       throw new MqError('QUOTA_EXCEEDED', `there would be over ${maxPartitions} partitions`)
-    if (this.#broker.log.isFull) throw new MqError('DISK_FULL', 'the disk of the broker is full')
+    const { whyFull } = this.#broker
+    if (whyFull !== null) throw whyFull
   }
 
   /**
@@ -314,7 +314,7 @@ export class Commands implements RequestHandler {
    * @throws MqError STOPPING, QUOTA_EXCEEDED, DISK_FULL
    */
   ensureQueue(name: string): Promise<Queue> {
-    const ensured = this.#admin.then(async () => {
+    return this.#inTurn(async () => {
       const existing = this.#broker.queues.get(name)
       if (existing !== undefined) return existing
       if (!this.#broker.serving) throw new MqError('STOPPING', 'the broker is stopping')
@@ -323,11 +323,6 @@ export class Commands implements RequestHandler {
       this.#broker.limitedLog.write('warn', 'dead-letter queue made anew', { queue: name })
       return queue
     })
-    this.#admin = ensured.then(
-      () => undefined,
-      () => undefined,
-    )
-    return ensured
   }
 
   async #create(name: string, options: QueueOptions): Promise<Queue> {
@@ -391,7 +386,8 @@ export class Commands implements RequestHandler {
     const queue = this.#named(name)
     if (to === name) throw new MqError('INVALID_FIELD', 'messages are redriven to another queue', field('to'))
     if (to !== null) this.#named(to)
-    if (!dryRun && this.#broker.log.isFull) throw new MqError('DISK_FULL', 'the disk of the broker is full')
+    const { whyFull } = this.#broker
+    if (!dryRun && whyFull !== null) throw whyFull
     const gone = (): MqError =>
       this.#broker.queuesById.has(queue.id)
         ? new MqError('STOPPING', 'the broker is stopping')
@@ -429,7 +425,7 @@ export class Commands implements RequestHandler {
 
   /** Runs an administrative command after those before it, and answers with what it returns. */
   #exclusively(session: Session, id: RequestId, run: () => Promise<unknown>): void {
-    this.#admin = this.#admin.then(async () => {
+    void this.#inTurn(async () => {
       try {
         if (!this.#broker.serving) throw new MqError('STOPPING', 'the broker is stopping')
         this.#ok(session, id, await run())
@@ -439,10 +435,19 @@ export class Commands implements RequestHandler {
     })
   }
 
+  /** What changes queues is done one after the other. */
+  #inTurn<T>(run: () => Promise<T>): Promise<T> {
+    const done = this.#admin.then(run)
+    this.#admin = done.then(
+      () => undefined,
+      () => undefined,
+    )
+    return done
+  }
+
   #failed(session: Session, id: RequestId, error: unknown): void {
-    if (!(error instanceof MqError)) this.#broker.fail(new MqError('INTERNAL', `a defect: ${String(error)}`))
-    else if (error.code === 'STORAGE_FAILED') this.#broker.fail(error)
-    else session.refuse(id, error)
+    if (error instanceof MqError && error.code !== 'STORAGE_FAILED') session.refuse(id, error)
+    else this.#broker.failedWith(error)
   }
 
   #named(name: string): Queue {

@@ -2,16 +2,7 @@
 import { movedBecause, type Outputs } from '../partition/outbox.ts'
 import type { BatchView, MessageAttributes } from '../wire/batch.ts'
 import { attributes } from '../wire/batch.ts'
-
-/** Names of the headers that tell a dead letter's story: see PROTOCOL.md. */
-export const deadLetterHeader = {
-  reason: 'mq-dead-letter-reason',
-  error: 'mq-dead-letter-error',
-  originQueue: 'mq-dead-letter-origin-queue',
-  originId: 'mq-dead-letter-origin-id',
-  deliveries: 'mq-dead-letter-deliveries',
-  at: 'mq-dead-letter-at',
-} as const
+import { deadLetterHeader } from '../wire/dead-letter.ts'
 
 const reasons: Readonly<Record<number, string>> = {
   [movedBecause.maxDeliveries]: 'max-deliveries',

@@ -10,7 +10,6 @@
 import type { Clock, Timer } from '../env.ts'
 import { MqError } from '../errors.ts'
 import type { LimitedLog } from '../observe/limited-log.ts'
-import type { Entry } from '../partition/entry.ts'
 import {
   comparePositions,
   movedBecause,
@@ -18,13 +17,13 @@ import {
   sameTarget,
   startOf,
   type Outputs,
-  type Position,
   type Target,
 } from '../partition/outbox.ts'
-import { limits, type PartitionId, type QueueId } from '../types.ts'
-import { type BatchBuilder, type BatchView, crcOf, messageBody, readBatch } from '../wire/batch.ts'
+import { limits, type OutputPosition, type PartitionId, type QueueId } from '../types.ts'
+import { type BatchBuilder, crcOf, messageBody } from '../wire/batch.ts'
 import { messageId } from '../wire/message-id.ts'
 import { decodeForwardAnswer, encodeForward, type ForwardAnswer } from '../wire/peer.ts'
+import { BatchReader, readBytesMax } from './batch-reader.ts'
 import { attributesOnward } from './dead-letter.ts'
 import type { Partition } from './partition.ts'
 
@@ -49,32 +48,21 @@ export interface ForwarderContext {
 
 /** After this time without an answer a request is sent again, in milliseconds. */
 const answerTimeoutMs = 5000
-/** Bytes of batches that are read for one forward. */
-const lookedBytesMax = 4 << 20
 const pauseMinMs = 50
 const pauseMaxMs = 30_000
 
 interface Waiting {
   readonly target: Target
-  readonly position: Position
+  readonly position: OutputPosition
   resolve(arrived: boolean): void
   reject(error: MqError): void
 }
-
-/** A batch that was read, and its view: to read its columns anew for each message would take the square of the time. */
-interface Looked {
-  readonly entry: Entry | null
-  readonly view: BatchView | null
-  readonly end: number
-}
-
-const nothingLooked: Looked = { entry: null, view: null, end: -1 }
 
 interface Built {
   readonly batch: Uint8Array
   readonly count: number
   /** Of the last output in it. */
-  readonly position: Position
+  readonly position: OutputPosition
 }
 
 export class Forwarder {
@@ -89,9 +77,6 @@ export class Forwarder {
   #isDue = false
   #isOpen = true
   #requests = 0
-  /** Of the forward that is being built. */
-  #looked: Looked = nothingLooked
-  #lookedBytes = 0
 
   constructor(partition: Partition, queueName: string, context: ForwarderContext) {
     this.#partition = partition
@@ -120,7 +105,7 @@ export class Forwarder {
    * Resolves once no output to `target` up to `position` waits any more: with true when they are there, or have rotted;
    * with false when the target is gone and they have come back.
    */
-  forwarded(target: Target, position: Position): Promise<boolean> {
+  forwarded(target: Target, position: OutputPosition): Promise<boolean> {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ target, position, resolve, reject })
       this.#tellWaiting()
@@ -163,7 +148,7 @@ export class Forwarder {
 
   async #forward(
     target: Target,
-    previous: Position,
+    previous: OutputPosition,
     outputs: readonly Outputs[],
   ): Promise<'done' | 'again' | 'gone' | 'halted'> {
     const { leader } = this.#partition
@@ -208,13 +193,13 @@ export class Forwarder {
   /** The batch of the next outputs, as many as one may hold; null when none of them can be read. */
   #build(outputs: readonly Outputs[]): Built | null {
     const { builder } = this.#context
-    let position: Position | null = null
-    this.#lookedBytes = 0
+    let position: OutputPosition | null = null
+    const reader = new BatchReader(this.#partition)
     try {
       for (const each of outputs) {
         const { epoch, offset, ranges } = each
         for (let i = 0; i < ranges.length; i += 4) {
-          const added = this.#add(each, ranges[i]!, ranges[i + 1]!, ranges[i + 2]!)
+          const added = this.#add(reader, each, ranges[i]!, ranges[i + 1]!, ranges[i + 2]!)
           if (added > 0) position = { epoch, offset, index: ranges[i + 3]! + added - 1 }
           if (added < ranges[i + 1]!) return finished(builder, position)
         }
@@ -223,21 +208,18 @@ export class Forwarder {
     } catch (error) {
       if (builder.count > 0) builder.finish()
       throw error
-    } finally {
-      this.#looked = nothingLooked
     }
   }
 
   /** Adds messages from `start` on. @returns how many: fewer than `count` when the batch is full, or the next one has rotted */
-  #add(outputs: Outputs, start: number, count: number, deliveries: number): number {
+  #add(reader: BatchReader, outputs: Outputs, start: number, count: number, deliveries: number): number {
     const { builder } = this.#context
     const partition = this.#partition
     const end = start + count
     for (let offset = start; offset < end;) {
-      // Scattered over many large batches, a few messages could hold everybody up.
-      if (builder.count > 0 && this.#lookedBytes > lookedBytesMax) return offset - start
-      const { entry, view, end: entryEnd } = this.#look(offset)
-      if (entry === null || view === null) {
+      if (builder.count > 0 && reader.bytes > readBytesMax) return offset - start
+      const { entry, view, end: entryEnd } = reader.at(offset)
+      if (entry === null) {
         this.#note('messages of the outbox quarantined: their stored bytes do not verify', {
           offset,
           entryEnd,
@@ -262,16 +244,6 @@ export class Forwarder {
       }
     }
     return count
-  }
-
-  /** The batch that holds `offset`: mostly the one of the message before. */
-  #look(offset: number): Looked {
-    const { entry, end } = this.#looked
-    if (entry !== null && offset >= entry.base && offset < end) return this.#looked
-    const looked = this.#partition.look(offset)
-    this.#looked = { ...looked, view: looked.entry && readBatch(looked.entry.payload) }
-    this.#lookedBytes += looked.entry?.payload.length ?? 0
-    return this.#looked
   }
 
   /** The answer; null when it was lost, or takes too long. */
@@ -343,7 +315,7 @@ export class Forwarder {
   }
 }
 
-function finished(builder: BatchBuilder, position: Position | null): Built | null {
+function finished(builder: BatchBuilder, position: OutputPosition | null): Built | null {
   if (position === null) return null
   const { count } = builder
   return { batch: builder.finish(), count, position }

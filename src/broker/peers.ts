@@ -31,7 +31,8 @@ export function answerForward(broker: RunningBroker, frame: Uint8Array): Promise
       if (comparePositions(previous, position) >= 0) {
         throw new MqError('INVALID_FIELD', 'position must come after previous')
       }
-      if (broker.log.isFull) throw new MqError('DISK_FULL', 'the disk of the broker is full')
+      const { whyFull } = broker
+      if (whyFull !== null) throw whyFull
       partition.leader.accept(
         {
           answer(reply) {
@@ -47,7 +48,7 @@ export function answerForward(broker: RunningBroker, frame: Uint8Array): Promise
     } catch (error) {
       if (error instanceof MqError) return refuse(error)
       // Thrown on, it would look like a request that was lost, and be repeated for ever.
-      broker.fail(new MqError('INTERNAL', `a defect: ${String(error)}`))
+      broker.failedWith(error)
     }
   })
 }

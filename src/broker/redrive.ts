@@ -1,19 +1,17 @@
 /** Sends messages on: dead letters to where they came from, or any to another queue. Through the outbox, each once. */
 import { MqError } from '../errors.ts'
-import type { Entry } from '../partition/entry.ts'
 import type { Target } from '../partition/outbox.ts'
-import type { Ranges } from '../partition/payload.ts'
+import { pushRange, type Ranges } from '../partition/payload.ts'
 import type { Run } from '../partition/range-map.ts'
-import { attributes, messageBytes, readBatch, type BatchView } from '../wire/batch.ts'
+import { attributes, messageBytes, type BatchView } from '../wire/batch.ts'
+import { deadLetterHeader } from '../wire/dead-letter.ts'
 import { partitionOfId } from '../wire/message-id.ts'
 import type { SharedLog } from '../storage/log.ts'
+import type { PartitionId } from '../types.ts'
 import type { RedriveRequest, RedriveResult } from '../wire/messages.ts'
-import { deadLetterHeader } from './dead-letter.ts'
+import { BatchReader, readBytesMax } from './batch-reader.ts'
 import type { Partition } from './partition.ts'
 import type { Queue } from './queue.ts'
-
-/** Bytes of batches that one step reads. */
-const lookedBytesMax = 4 << 20
 
 /**
  * One step.
@@ -39,7 +37,7 @@ export async function redrive(
   const targets = Object.create(null) as Record<string, number>
   const result: RedriveResult = { messages: 0, skipped: 0, targets, cursor: null }
   const left: number[] = []
-  const room = { messages: max, bytes: lookedBytesMax }
+  const room = { messages: max, bytes: readBytesMax }
   const arrivals: Promise<void>[] = []
   const arrived = async (partition: Partition, { name, target, ranges }: Move): Promise<void> => {
     const position = partition.leader.move(ranges, target, partition.now())
@@ -110,32 +108,23 @@ function select(
   result: RedriveResult,
 ): number {
   const run: Run = { start: 0, end: 0, value: 0 }
+  const reader = new BatchReader(partition)
   let at = offset
-  let looked: { entry: Entry | null; end: number } = { entry: null, end: -1 }
-  let view: BatchView | null = null
   while (room.messages > 0 && room.bytes > 0) {
     if (!partition.leader.nextReady(at, run) || run.start >= end) return end
     at = run.start
-    if (at >= looked.end) {
-      looked = partition.look(at)
-      view = looked.entry === null ? null : readBatch(looked.entry.payload)
-      room.bytes -= looked.entry?.payload.length ?? 0
-    }
-    const stop = Math.min(run.end, looked.end, end, at + room.messages)
+    const before = reader.bytes
+    const { entry, view, end: entryEnd } = reader.at(at)
+    room.bytes -= reader.bytes - before
+    const stop = Math.min(run.end, entryEnd, end, at + room.messages)
     // What has rotted is found out, and quarantined, by whoever is to be given it.
-    for (; view !== null && at < stop; at++) {
+    for (; entry !== null && at < stop; at++) {
       room.messages--
-      const i = at - looked.entry!.base
+      const i = at - entry.base
       const name = to ?? headerOf(view, i, deadLetterHeader.originQueue)
       const target = name === undefined || name === queue.name ? undefined : find(name)
-      if (target === undefined || messageBytes(view, i) > target.options.maxMessageBytes) {
-        result.skipped++
-        continue
-      }
-      const { length } = target.partitions
-      const id = (partitionOfId(headerOf(view, i, deadLetterHeader.originId) ?? '') ?? partition.id) % length
-      // It would wait there for ever, where nobody sees it.
-      if (target.partitions[id]!.halted !== null) {
+      const id = partitionFor(headerOf(view, i, deadLetterHeader.originId), partition.id, target)
+      if (target === undefined || id === null || messageBytes(view, i) > target.options.maxMessageBytes) {
         result.skipped++
         continue
       }
@@ -148,6 +137,17 @@ function select(
   return at
 }
 
+/** The partition that a message came from, if it says so; null: halted, so that it would wait there, seen by nobody. */
+function partitionFor(
+  originId: string | undefined,
+  otherwise: PartitionId,
+  target: Queue | undefined,
+): PartitionId | null {
+  if (target === undefined) return null
+  const id = (partitionOfId(originId ?? '') ?? otherwise) % target.partitions.length
+  return target.partitions[id]!.halted === null ? id : null
+}
+
 function headerOf(view: BatchView, i: number, name: string): string | undefined {
   return (attributes(view)?.['headers']?.[i] as Record<string, string> | null | undefined)?.[name]
 }
@@ -156,8 +156,5 @@ function addTo(moves: Moves, name: string, target: Target, offset: number): void
   const key = `${target.queueId}/${target.partition}`
   let move = moves.get(key)
   if (move === undefined) moves.set(key, (move = { name, target, ranges: [] }))
-  const { ranges } = move
-  const last = ranges.length - 2
-  if (last >= 0 && ranges[last]! + ranges[last + 1]! === offset) ranges[last + 1]!++
-  else ranges.push(offset, 1)
+  pushRange(move.ranges, offset, offset + 1)
 }

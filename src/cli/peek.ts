@@ -2,6 +2,7 @@
 import type { Command } from 'commander'
 import type { PeekedMessage } from '../index.ts'
 import { limits } from '../types.ts'
+import { deadLetterHeader } from '../wire/dead-letter.ts'
 import { type ConnectionOptions, withClient, withServer } from './connection.ts'
 import { count, flagOption, queueArgument, type OutputOptions, withJson } from './options.ts'
 import { bodyFields, bodyText, print, printable, printJson } from './output.ts'
@@ -35,10 +36,10 @@ async function run(queue: string, options: Options): Promise<void> {
 
 /** Of a dead letter, or of one that was redriven, why it was given up and where; else `-`. */
 function deathOf(headers: Readonly<Record<string, string>>): string {
-  const reason = headers['mq-dead-letter-reason']
+  const reason = headers[deadLetterHeader.reason]
   if (reason === undefined) return '-'
-  const error = headers['mq-dead-letter-error']
-  const why = `${reason} in ${headers['mq-dead-letter-origin-queue']}${error === undefined ? '' : `: ${error}`}`
+  const error = headers[deadLetterHeader.error]
+  const why = `${reason} in ${headers[deadLetterHeader.originQueue]}${error === undefined ? '' : `: ${error}`}`
   return printable(why.replaceAll('\t', ' '))
 }
 

@@ -149,12 +149,7 @@ export class EmbeddedStore {
 
   async #load(nodeId: string | undefined): Promise<void> {
     const format = this.#get('format') as [number] | undefined
-    if (format !== undefined && format[0] > dataFormat) {
-      throw new MqError(
-        'NEWER_DATA_FORMAT',
-        `the data has format ${format[0]}, this version knows up to ${dataFormat}`,
-      )
-    }
+    if (format !== undefined) assertKnownFormat(format[0])
     const node = this.#get('node') as [string, string] | undefined
     if (format === undefined || node === undefined) {
       this.#clusterId = hex(this.#random.bytes(8))
@@ -231,6 +226,15 @@ export class EmbeddedStore {
     this.#failed = this.#ended = error
     this.#options.failed(error)
   }
+}
+
+/** @throws MqError NEWER_DATA_FORMAT */
+export function assertKnownFormat(format: number): void {
+  if (format <= dataFormat) return
+  throw new MqError(
+    'NEWER_DATA_FORMAT',
+    `the data has format ${format}, this version knows up to ${dataFormat}`,
+  )
 }
 
 /** What is stored: the value with its crc before it. Of one flipped bit a queue could be another, or gone, and nobody would know. */

@@ -4,7 +4,14 @@
  * this file says what it means.
  */
 import { invariant, MqError } from '../errors.ts'
-import { limits, type Epoch, type LeaseId, type Offset, type ProducerId } from '../types.ts'
+import {
+  limits,
+  type Epoch,
+  type LeaseId,
+  type Offset,
+  type OutputPosition,
+  type ProducerId,
+} from '../types.ts'
 import { pack, unpack } from '../wire/msgpack.ts'
 import { chainStart, CorruptEntry, type EntryHeader } from './entry.ts'
 import {
@@ -12,7 +19,6 @@ import {
   Outbox,
   positionOf,
   type Moved,
-  type Position,
   type StoredDestination,
   type StoredPosition,
 } from './outbox.ts'
@@ -73,7 +79,7 @@ export class PartitionState {
   /** Messages that left for another partition and are not there yet. */
   outbox = new Outbox()
   /** By the id of another partition's outbox: the position of the last of its outputs that is here. */
-  sources = new Map<ProducerId, Position>()
+  sources = new Map<ProducerId, OutputPosition>()
   /** The table of a planned stop; only while the LEASES entry is the last one. */
   handedOver: { nextLease: LeaseId; leases: HandedLease[] } | null = null
 

@@ -20,7 +20,15 @@
  */
 import { crc32 } from 'node:zlib'
 import { invariant, MqError, type MqErrorCode } from '../errors.ts'
-import { limits, type Epoch, type LeaseId, type Offset, type PartitionId, type ProducerId } from '../types.ts'
+import {
+  limits,
+  type Epoch,
+  type LeaseId,
+  type Offset,
+  type OutputPosition,
+  type PartitionId,
+  type ProducerId,
+} from '../types.ts'
 import { pack } from '../wire/msgpack.ts'
 import { encodeEntry, noProducer, type EntryHeader, type LogName } from './entry.ts'
 import { refusedNumbersOf, type Outcome, type PartitionState, type ProducerState } from './fold.ts'
@@ -34,10 +42,17 @@ import {
   nowhere,
   type Moved,
   type Outputs,
-  type Position,
   type Target,
 } from './outbox.ts'
-import { delaysOf, encodeBody, failCause, settledBy, type EntryBody, type Ranges } from './payload.ts'
+import {
+  delaysOf,
+  encodeBody,
+  failCause,
+  pushRange,
+  settledBy,
+  type EntryBody,
+  type Ranges,
+} from './payload.ts'
 import { RangeMap, type Run } from './range-map.ts'
 import { TimerHeap } from './timer-heap.ts'
 
@@ -88,9 +103,9 @@ export interface ForwardEvent {
   /** `sourceId` of that partition. */
   source: ProducerId
   /** Of the output before the first one here, of those to this partition. */
-  previous: Position
+  previous: OutputPosition
   /** Of the last one here. */
-  position: Position
+  position: OutputPosition
   count: number
   /** crc32 of `batch`, already checked against its bytes. */
   crc: number
@@ -102,7 +117,7 @@ export type Reply =
   | { kind: 'sent'; epoch: Epoch; base: Offset; duplicate: boolean }
   | { kind: 'settled'; refused: Ranges | null }
   /** The last output that is here of the source that asked. */
-  | { kind: 'forwarded'; position: Position }
+  | { kind: 'forwarded'; position: OutputPosition }
   | { kind: 'refused'; error: MqError }
 
 /** Where a leader's decisions go. `Ref` is whatever the caller wants back with its answer. */
@@ -509,7 +524,7 @@ export class Leader<Ref> {
    * @param ranges flat `offset, count, …`, all ready
    * @returns the position of the last one
    */
-  move(ranges: Ranges, target: Target, now: Now): Position {
+  move(ranges: Ranges, target: Target, now: Now): OutputPosition {
     invariant(this.leading, 'only a leader moves messages')
     let messages = 0
     for (let i = 0; i < ranges.length; i += 2) {
@@ -524,7 +539,7 @@ export class Leader<Ref> {
   }
 
   /** What is to be forwarded to `target` next, and has been committed; undefined: nothing. */
-  nextOutputs(target: Target): { previous: Position; outputs: readonly Outputs[] } | undefined {
+  nextOutputs(target: Target): { previous: OutputPosition; outputs: readonly Outputs[] } | undefined {
     const destination = this.state.outbox.destination(target)
     if (!this.leading || destination === undefined) return undefined
     const { pending, last } = destination
@@ -538,7 +553,7 @@ export class Leader<Ref> {
    * The target says that outputs up to `position` are there.
    * @returns false when it says what can't be: it knows outputs that were never issued, or not those it had confirmed
    */
-  forwarded(target: Target, position: Position, now: Now): boolean {
+  forwarded(target: Target, position: OutputPosition, now: Now): boolean {
     const destination = this.state.outbox.destination(target)
     if (!this.leading || destination === undefined) return true
     const order = comparePositions(position, destination.last)
@@ -971,11 +986,4 @@ function byUse([, a]: Producer, [, b]: Producer): number {
 function settleCrc(event: SettleEvent): number {
   const { action, items, delayMs, reason } = event
   return crc32(pack([action, items.map((i) => [i.leaseEpoch, i.lease, i.offset, i.count]), delayMs, reason]))
-}
-
-function pushRange(ranges: Ranges, start: Offset, end: Offset): void {
-  if (start >= end) return
-  const last = ranges.length - 2
-  if (last >= 0 && ranges[last]! + ranges[last + 1]! === start) ranges[last + 1]! += end - start
-  else ranges.push(start, end - start)
 }

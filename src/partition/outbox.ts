@@ -9,7 +9,7 @@
  * position is given to one output only, for ever: what is redirected is issued anew, by the entry that redirects it.
  */
 import { createHash } from 'node:crypto'
-import type { Epoch, Offset, PartitionId, ProducerId, QueueId } from '../types.ts'
+import type { Epoch, Offset, OutputPosition, PartitionId, ProducerId, QueueId } from '../types.ts'
 import { invariant } from '../errors.ts'
 import { RangeMap } from './range-map.ts'
 
@@ -39,18 +39,10 @@ export interface Moved {
   ranges: number[]
 }
 
-/** Where an output stands in its source's log. Epochs rise with offsets. */
-export interface Position {
-  readonly epoch: Epoch
-  readonly offset: Offset
-  /** Among the outputs of that entry, from 0. */
-  readonly index: number
-}
-
 /** Before the first output. */
-export const noPosition: Position = { epoch: 0, offset: 0, index: 0 }
+export const noPosition: OutputPosition = { epoch: 0, offset: 0, index: 0 }
 
-export function comparePositions(a: Position, b: Position): number {
+export function comparePositions(a: OutputPosition, b: OutputPosition): number {
   return a.epoch - b.epoch || a.offset - b.offset || a.index - b.index
 }
 
@@ -78,9 +70,9 @@ export interface Outputs {
 export interface Destination {
   readonly target: Target
   /** Of the last output that is done. */
-  last: Position
+  last: OutputPosition
   /** Of the newest output there ever was; the target can't know a later one. */
-  issued: Position
+  issued: OutputPosition
   /** In the order of their positions. */
   pending: Outputs[]
 }
@@ -130,7 +122,7 @@ export class Outbox {
   }
 
   /** Outputs up to `position` are done. */
-  forwarded(target: Target, position: Position): void {
+  forwarded(target: Target, position: OutputPosition): void {
     const destination = this.#at(target)
     invariant(comparePositions(position, destination.last) >= 0, 'what was forwarded stays so')
     destination.last = position
@@ -151,7 +143,7 @@ export class Outbox {
   }
 
   /** The part of an entry's outputs that is done leaves. */
-  #trim(outputs: Outputs, position: Position): void {
+  #trim(outputs: Outputs, position: OutputPosition): void {
     if (outputs.epoch !== position.epoch || outputs.offset !== position.offset) return
     const left: number[] = []
     const { ranges } = outputs
@@ -278,11 +270,11 @@ export type StoredDestination = [
 
 export type StoredPosition = [Epoch, Offset, number]
 
-export function fieldsOf({ epoch, offset, index }: Position): StoredPosition {
+export function fieldsOf({ epoch, offset, index }: OutputPosition): StoredPosition {
   return [epoch, offset, index]
 }
 
-export function positionOf([epoch, offset, index]: StoredPosition): Position {
+export function positionOf([epoch, offset, index]: StoredPosition): OutputPosition {
   return { epoch, offset, index }
 }
 
@@ -305,13 +297,13 @@ export function comingBack(destination: Destination, to: Target | null): number[
   return back
 }
 
-/** Position of the first of them. */
-export function startOf({ epoch, offset, ranges }: Outputs): Position {
+/** OutputPosition of the first of them. */
+export function startOf({ epoch, offset, ranges }: Outputs): OutputPosition {
   return { epoch, offset, index: ranges[3]! }
 }
 
-/** Position of the last of them. */
-export function endOf({ epoch, offset, ranges }: Outputs): Position {
+/** OutputPosition of the last of them. */
+export function endOf({ epoch, offset, ranges }: Outputs): OutputPosition {
   const last = ranges.length - perRange
   return { epoch, offset, index: ranges[last + 3]! + ranges[last + 1]! - 1 }
 }

@@ -1,15 +1,23 @@
 /** Payloads of the entries that are not batches, as LOG.md lays them out: one msgpack array each. */
-import type { Epoch, LeaseId, Offset, ProducerId } from '../types.ts'
+import type { Epoch, LeaseId, Offset, OutputPosition, ProducerId } from '../types.ts'
 import { integerColumn, readBatch } from '../wire/batch.ts'
 import { pack, unpack } from '../wire/msgpack.ts'
 import { CorruptEntry, type Entry, type EntryHeader } from './entry.ts'
-import { movedBecause, type Moved, type Position, type Target } from './outbox.ts'
+import { movedBecause, type Moved, type Target } from './outbox.ts'
 
 /**
  * Flat `offset, count, …`, in the order in which they were decided: that of a settle's items, that in which leases ran
  * out. No message is in two of them, but for what a settle refused, where a client may have named it twice.
  */
 export type Ranges = number[]
+
+/** Adds `[start, end)`, to the last range if it goes on from there. */
+export function pushRange(ranges: Ranges, start: Offset, end: Offset): void {
+  if (start >= end) return
+  const last = ranges.length - 2
+  if (last >= 0 && ranges[last]! + ranges[last + 1]! === start) ranges[last + 1]! += end - start
+  else ranges.push(start, end - start)
+}
 
 /** A lease as a planned stop writes it down. */
 export interface HandedLease {
@@ -50,7 +58,7 @@ export type EntryBody =
   | { kind: 'quarantine'; ranges: Ranges }
   | { kind: 'purge'; ranges: Ranges }
   | { kind: 'move'; moved: Moved }
-  | { kind: 'forwarded'; target: Target; position: Position }
+  | { kind: 'forwarded'; target: Target; position: OutputPosition }
   | { kind: 'redirect'; from: Target; to: Target | null }
   | { kind: 'forget'; sources: ProducerId[] }
 

@@ -274,7 +274,7 @@ class LogCheck {
           return true
         }
         segment.scan(this.#log.key(0), this.#log.endKey, add)
-        segment.scan(this.#log.key(0, copyPrefix), this.#log.key(Number.MAX_SAFE_INTEGER, copyPrefix), add)
+        this.#log.scanCopies(segment, add)
         this.bytes += segment.get(this.#log.checkpointKey)?.length ?? 0
       })
     }
@@ -324,9 +324,8 @@ class LogCheck {
   }
 
   #readCopies(segment: Segment): void {
-    const end = this.#log.key(Number.MAX_SAFE_INTEGER, copyPrefix)
-    segment.scan(this.#log.key(0, copyPrefix), end, (key, value) => {
-      this.#readRecord(segment, asBuffer(key), asBuffer(value), 'copies')
+    this.#log.scanCopies(segment, (key, record) => {
+      this.#readRecord(segment, key, record, 'copies')
       return true
     })
   }

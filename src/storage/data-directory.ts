@@ -3,7 +3,7 @@
  * that cannot be read is told of, and left out.
  */
 import type { Segment, Store } from '../env.ts'
-import { dataFormat, metaValue, queueRecordOf, type QueueRecord } from '../coordinator/embedded.ts'
+import { assertKnownFormat, metaValue, queueRecordOf, type QueueRecord } from '../coordinator/embedded.ts'
 import { invariant, MqError } from '../errors.ts'
 import { CorruptEntry, logName, type LogName } from '../partition/entry.ts'
 import type { Offset, QueueId } from '../types.ts'
@@ -85,12 +85,7 @@ export class DataDirectory {
     try {
       this.knowsQueues = true
       const [format] = (this.#get(segment, 'format') ?? []) as [number?]
-      if (format !== undefined && format > dataFormat) {
-        throw new MqError(
-          'NEWER_DATA_FORMAT',
-          `the data has format ${format}, this version knows up to ${dataFormat}`,
-        )
-      }
+      if (format !== undefined) assertKnownFormat(format)
       this.#get(segment, 'node')
       this.epoch = ((this.#get(segment, 'epoch') ?? []) as [number?])[0] ?? null
       segment.scan(Buffer.from('queue/'), Buffer.from('queue0'), (key, value) => {

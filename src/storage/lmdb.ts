@@ -164,7 +164,8 @@ class LmdbStore implements Store {
       const wanted = Math.floor(Math.min(bytes, bsize * blocks * reserveShareMax))
       const file = await openFile(path, fsConstants.O_RDWR | fsConstants.O_CREAT, 0o600)
       try {
-        let { size } = await file.stat()
+        const before = (await file.stat()).size
+        let size = before
         while (size < wanted) {
           const { bytesWritten } = await file.write(
             reservePiece,
@@ -175,7 +176,7 @@ class LmdbStore implements Store {
           size += bytesWritten
         }
         // A file system that gives out blocks late says only now that it has none.
-        await file.sync()
+        if (size > before) await file.sync()
       } finally {
         await file.close()
       }

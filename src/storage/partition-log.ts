@@ -184,9 +184,7 @@ export class PartitionLog {
    * @throws CorruptEntry it can't be read
    */
   copy(offset: Offset): { end: Offset; bytes: number } {
-    const { value, at } = this.#find(offset)
-    const bytes = Buffer.from(value.subarray(at, at + entryLength(value, at)))
-    const { base, count } = decodeEntry(this.name, bytes, 0)
+    const { bytes, base, count } = this.look(offset)
     this.#shared.enqueue({ log: this, bytes, base, end: base + count, isCopy: true })
     return { end: base + count, bytes: bytes.length }
   }
@@ -200,8 +198,7 @@ export class PartitionLog {
 
   /** @internal At the start: what has been copied to this segment, which comes after those that were told before. */
   findCopies(segment: Segment): void {
-    segment.scan(this.key(0, copyPrefix), this.key(Number.MAX_SAFE_INTEGER, copyPrefix), (_key, value) => {
-      const record = asBuffer(value)
+    this.scanCopies(segment, (_key, record) => {
       const { base, count } = peekEntry(record, 0)
       // Of one that has rotted nobody knows what it is a copy of: its messages are found missing when they are read.
       if (verifies(this.name, record, 0)) this.copied(segment, base, base + count)
@@ -232,8 +229,7 @@ export class PartitionLog {
   read(offset: Offset): Entry {
     const cached = this.cached.find(offset)
     if (cached !== null) return cached
-    const { value, at } = this.#find(offset)
-    const entry = decodeEntry(this.name, Buffer.from(value.subarray(at, at + entryLength(value, at))), 0)
+    const entry = this.look(offset)
     this.cached.read(entry)
     return entry
   }
@@ -299,11 +295,17 @@ export class PartitionLog {
   /** Whether a segment has entries of this partition, or copies of them. */
   isIn(segment: Segment): boolean {
     let isIn = this.firstBase(segment) !== undefined
-    segment.scan(this.key(0, copyPrefix), this.key(Number.MAX_SAFE_INTEGER, copyPrefix), () => {
+    this.scanCopies(segment, () => {
       isIn = true
       return false
     })
     return isIn
+  }
+
+  /** Visits the copies of this partition's batches in a segment, ascending, until `visit` returns false. */
+  scanCopies(segment: Segment, visit: (key: Buffer, record: Buffer) => boolean): void {
+    const end = this.key(Number.MAX_SAFE_INTEGER, copyPrefix)
+    segment.scan(this.key(0, copyPrefix), end, (key, value) => visit(asBuffer(key), asBuffer(value)))
   }
 
   /** Base of this partition's first record in a segment. */

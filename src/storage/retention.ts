@@ -117,9 +117,9 @@ export class Retention {
     for await (const log of this.#partitions()) {
       const need = log.needs(name)
       if (need === 'all') return
-      if (need === 'messages') isHeld = true
-      else if (need === 'start') pinning.push(log)
+      isHeld = need === 'messages'
       if (isHeld) break
+      if (need === 'start') pinning.push(log)
     }
     if (!this.#isOpen) return
     if (isHeld) {

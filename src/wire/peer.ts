@@ -1,19 +1,12 @@
 /** Frames between nodes: PROTOCOL.md's FORWARD and its answers. Clients can't send them. */
 import { MqError } from '../errors.ts'
-import { limits, type PartitionId, type QueueId } from '../types.ts'
+import { limits, type OutputPosition, type PartitionId, type QueueId } from '../types.ts'
 import { checkFields, decodeServerFrame, encodeServerFrame, openFrame, readQueueId } from './codec.ts'
 import type { Cursor } from './cursor.ts'
 import { encodeFrame, lengthBytes } from './frame.ts'
 import type { RequestId } from './messages.ts'
 
 export const peerOp = { forward: 64, forwarded: 65 } as const
-
-/** Where an output stands in its source's log. */
-export interface OutputPosition {
-  readonly epoch: number
-  readonly offset: number
-  readonly index: number
-}
 
 export interface ForwardRequest {
   readonly id: RequestId

@@ -1,5 +1,6 @@
 /** A broker on a simulated disk and network, and a client of it. */
 import { type Broker, type BrokerOptions, startBroker } from '../../src/broker/broker.ts'
+import type { PeerLink } from '../../src/broker/forwarder.ts'
 import { connectWith } from '../../src/client/connect.ts'
 import type { MqClient } from '../../src/client/client.ts'
 import { MqError } from '../../src/errors.ts'
@@ -50,6 +51,16 @@ export class BrokerBench {
     return this.world.complete(promise)
   }
 
+  /** Flips a bit in what is stored of `text`. */
+  rot(text: string): void {
+    for (const { values } of this.disk.attach().links.segments.values()) {
+      for (const value of values) {
+        const at = Buffer.from(value.buffer, value.byteOffset, value.length).indexOf(text)
+        if (at >= 0) value[at]! ^= 0x20
+      }
+    }
+  }
+
   /** A promise, and whether and how it has ended so far. */
   watch<T>(promise: Promise<T>): Watched<T> {
     const watched: Watched<T> = { state: 'pending' }
@@ -59,6 +70,22 @@ export class BrokerBench {
     )
     return watched
   }
+}
+
+/** A link between an outbox and its targets that carries nothing while it is closed, as it is at first. */
+export function gatedLink() {
+  const gate = {
+    isOpen: false,
+    /** Frames that it was given. */
+    tries: 0,
+    peerLink:
+      (deliver: PeerLink): PeerLink =>
+      (frame) => {
+        gate.tries++
+        return gate.isOpen ? deliver(frame) : Promise.reject(new Error('cut'))
+      },
+  }
+  return gate
 }
 
 export interface Watched<T> {

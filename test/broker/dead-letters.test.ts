@@ -4,7 +4,7 @@ import type { Message } from '../../src/client/message.ts'
 import type { PeerLink } from '../../src/broker/forwarder.ts'
 import type { BrokerOptions } from '../../src/broker/broker.ts'
 import type { QueueOptions } from '../../src/types.ts'
-import { BrokerBench } from './broker-bench.ts'
+import { BrokerBench, gatedLink } from './broker-bench.ts'
 
 async function withQueue(options: QueueOptions = {}, brokerOptions: Partial<BrokerOptions> = {}) {
   const bench = await BrokerBench.serving(brokerOptions)
@@ -117,35 +117,26 @@ void t.test('the dead-letter queue', async (t) => {
 })
 
 void t.test('what waits for a dead-letter queue that is gone', async (t) => {
-  /** Nothing arrives until it is opened. */
-  const gate = () => {
-    let isOpen = false
-    const peerLink =
-      (deliver: PeerLink): PeerLink =>
-      (frame) =>
-        isOpen ? deliver(frame) : Promise.reject(new Error('cut'))
-    return { peerLink, open: () => (isOpen = true) }
-  }
   await t.test('goes to the one that is made in its place', async (t) => {
-    const { peerLink, open } = gate()
-    const { bench, mq, nackAll, texts } = await withQueue({ maxDeliveries: 1 }, { peerLink })
+    const gate = gatedLink()
+    const { bench, mq, nackAll, texts } = await withQueue({ maxDeliveries: 1 }, gate)
     await bench.complete(mq.sendBatch('orders', [{ body: 'a' }, { body: 'b' }]))
     await nackAll('orders')
     await bench.complete(mq.deleteQueue('orders.dlq'))
-    open()
+    gate.isOpen = true
     await bench.world.advance(60_000)
     t.equal(await texts('orders.dlq'), 'a×1 b×1')
     t.equal(await texts('orders'), '')
   })
   await t.test('comes back when the queue has none any more', async (t) => {
-    const { peerLink, open } = gate()
-    const { bench, mq, nackAll, texts } = await withQueue({ maxDeliveries: 2 }, { peerLink })
+    const gate = gatedLink()
+    const { bench, mq, nackAll, texts } = await withQueue({ maxDeliveries: 2 }, gate)
     await bench.complete(mq.send('orders', 'a'))
     await nackAll('orders')
     await nackAll('orders')
     await bench.complete(mq.updateQueue('orders', { maxDeliveries: null, deadLetterQueue: null }))
     await bench.complete(mq.deleteQueue('orders.dlq'))
-    open()
+    gate.isOpen = true
     await bench.world.advance(60_000)
     t.equal(await texts('orders'), 'a×3')
   })

@@ -5,7 +5,7 @@ import type { PeerLink } from '../../src/broker/forwarder.ts'
 import type { QueueOptions } from '../../src/types.ts'
 import { MqError } from '../../src/errors.ts'
 import { decodeForward, encodeForwardAnswer } from '../../src/wire/peer.ts'
-import { BrokerBench } from './broker-bench.ts'
+import { BrokerBench, gatedLink } from './broker-bench.ts'
 
 async function givenUp(bodies: string[], options: QueueOptions, brokerOptions: Partial<BrokerOptions>) {
   const bench = await BrokerBench.serving(brokerOptions)
@@ -23,33 +23,16 @@ async function givenUp(bodies: string[], options: QueueOptions, brokerOptions: P
   return { bench, mq, dead, outbox }
 }
 
-/** Nothing gets through until it is opened. */
-function gate() {
-  const state = { isOpen: false, tries: 0 }
-  const peerLink =
-    (deliver: PeerLink): PeerLink =>
-    (frame) => {
-      state.tries++
-      return state.isOpen ? deliver(frame) : Promise.reject(new Error('cut'))
-    }
-  return { peerLink, state }
-}
-
 void t.test('a dead letter that rots before it is forwarded is quarantined, and the others go', async (t) => {
   for (const rotten of ['first', 'second', 'third']) {
-    const { peerLink, state } = gate()
+    const gate = gatedLink()
     const { bench, dead, outbox } = await givenUp(
       ['first', 'second', 'third'],
       {},
-      { peerLink, logOptions: { cacheBytes: 0 } },
+      { peerLink: gate.peerLink, logOptions: { cacheBytes: 0 } },
     )
-    for (const { values } of bench.disk.attach().links.segments.values()) {
-      for (const value of values) {
-        const at = Buffer.from(value.buffer, value.byteOffset, value.length).indexOf(rotten)
-        if (at >= 0) value[at]! ^= 0x20
-      }
-    }
-    state.isOpen = true
+    bench.rot(rotten)
+    gate.isOpen = true
     await bench.world.advance(60_000)
     t.strictSame(
       await dead(),

@@ -216,12 +216,7 @@ void t.test('what has rotted is not copied, and keeps its segment until it is fo
   await bench.complete(mq.createQueue('orders', { visibilityTimeoutMs: 100_000 }))
   await bench.complete(mq.send('orders', 'rotten'))
   await bench.complete(mq.receive('orders'))
-  for (const { values } of bench.disk.attach().links.segments.values()) {
-    for (const value of values) {
-      const place = Buffer.from(value.buffer, value.byteOffset, value.length).indexOf('rotten')
-      if (place >= 0) value[place]! ^= 1
-    }
-  }
+  bench.rot('rotten')
   await work(bench, mq, 'orders', 3)
   await bench.world.advance(60_000)
   t.ok(segments().includes(1))

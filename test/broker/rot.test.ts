@@ -2,17 +2,6 @@ import t from 'tap'
 import type { Message } from '../../src/client/message.ts'
 import { BrokerBench } from './broker-bench.ts'
 
-/** Flips a bit in the stored body `text`. */
-function rot(bench: BrokerBench, text: string): void {
-  const { segments } = bench.disk.attach().links
-  for (const { values } of segments.values()) {
-    for (const value of values) {
-      const at = Buffer.from(value.buffer, value.byteOffset, value.length).indexOf(text)
-      if (at >= 0) value[at]! ^= 0x20
-    }
-  }
-}
-
 const textsOf = (messages: readonly Message[]): string[] => messages.map((message) => message.text())
 
 void t.test('a batch that rots on the disk', async (t) => {
@@ -23,7 +12,7 @@ void t.test('a batch that rots on the disk', async (t) => {
     for (const text of ['first', 'second', 'third']) await bench.complete(client.send('orders', text))
     await bench.complete(client.close())
     if (planned) await bench.complete(bench.broker.stop())
-    rot(bench, 'second')
+    bench.rot('second')
     await bench.restart()
     return bench
   }

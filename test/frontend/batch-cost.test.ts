@@ -3,10 +3,10 @@
  * function while a batch is sent, received and acked through the whole broker: once for fewer messages, once for
  * more. What is called more often for more looks at single messages.
  */
-import { Session } from 'node:inspector/promises'
 import t from 'tap'
 import { op } from '../../src/wire/messages.ts'
 import type { MessageAttributes } from '../../src/wire/batch.ts'
+import { callsOf, endCounting } from '../calls.ts'
 import {
   batchOf,
   receiveFields,
@@ -30,29 +30,6 @@ interface Cost {
   deliveries: number
   /** The batch came back byte by byte. */
   unchanged: boolean
-}
-
-const inspector = new Session()
-inspector.connect()
-// Never stopped: that would end the coverage of whoever else counts.
-await inspector.post('Profiler.enable')
-await inspector.post('Profiler.startPreciseCoverage', { callCount: true, detailed: false })
-
-async function callsOf(work: () => Promise<void>): Promise<Map<string, number>> {
-  await inspector.post('Profiler.takePreciseCoverage')
-  await work()
-  const { result } = await inspector.post('Profiler.takePreciseCoverage')
-  const calls = new Map<string, number>()
-  for (const { url, functions } of result) {
-    const file = /\/src\/((?!sim\/).*)$/.exec(url)?.[1]
-    if (file === undefined) continue
-    for (const { functionName, ranges } of functions) {
-      const name = `${file} ${functionName} ${ranges[0]!.startOffset}`
-      const count = ranges[0]!.count
-      if (count > 0) calls.set(name, (calls.get(name) ?? 0) + count)
-    }
-  }
-  return calls
 }
 
 /** Sends `count` messages as one batch, receives and acks them as one range, each measured. */
@@ -160,5 +137,5 @@ t.test('that this can fail: as many batches of one are as many entries', async (
   })
   const encoded = [...calls].find(([name]) => name.startsWith('partition/entry.ts encodeEntry'))
   t.equal(encoded?.[1], 10)
-  inspector.disconnect()
+  endCounting()
 })

@@ -2,7 +2,8 @@
 import { crc32 } from 'node:zlib'
 import t from 'tap'
 import type { LeaderOptions } from '../../src/partition/leader.ts'
-import { noPosition, nowhere, sourceId, type Position, type Target } from '../../src/partition/outbox.ts'
+import { noPosition, nowhere, sourceId, type Target } from '../../src/partition/outbox.ts'
+import type { OutputPosition } from '../../src/types.ts'
 import { Bench, producer } from './leader-bench.ts'
 
 const dead: Target = { queueId: 'dd'.repeat(16), partition: 3 }
@@ -132,7 +133,7 @@ void t.test('what was forwarded', async (t) => {
     bench.commit()
     return bench
   }
-  const at = (bench: Bench, index: number): Position => ({ epoch: bench.epoch, offset: 4, index })
+  const at = (bench: Bench, index: number): OutputPosition => ({ epoch: bench.epoch, offset: 4, index })
 
   await t.test('in part leaves the rest, with its positions', async (t) => {
     const bench = moved(3)
@@ -224,14 +225,20 @@ void t.test('outputs to a target that is gone', async (t) => {
 void t.test('a partition that is forwarded to', async (t) => {
   const source = sourceId(other)
   const batch = Buffer.from('outputs')
-  const accept = (bench: Bench, ref: string, previous: Position, position: Position, count = 1): void => {
+  const accept = (
+    bench: Bench,
+    ref: string,
+    previous: OutputPosition,
+    position: OutputPosition,
+    count = 1,
+  ): void => {
     bench.leader.accept(
       ref,
       { source, previous, position, count, crc: crc32(batch), batch, headroom: 0 },
       bench.now,
     )
   }
-  const p = (offset: number, index = 0): Position => ({ epoch: 5, offset, index })
+  const p = (offset: number, index = 0): OutputPosition => ({ epoch: 5, offset, index })
 
   await t.test('takes what follows what it has, and says so once it is committed', async (t) => {
     const bench = new Bench()
