@@ -11,8 +11,7 @@ import { hunt, plantedBugs, runSeeds } from './planted.ts'
 
 const processes = 2
 const fixedSeeds = 30
-/** Of a thousand, one still finds a purge that misses messages (seed 57000411): more, once that is mended. */
-const freshSeeds = 40
+const freshSeeds = 1000
 /** Most bugs are found within ten. */
 const seedsPerBugMax = 400
 
