@@ -23,9 +23,10 @@ import type {
 import type { RunningBroker } from './broker.ts'
 import { checkedBatch } from './checked-batch.ts'
 import type { ReplyTo } from './partition.ts'
-import type { Queue, Waiter } from './queue.ts'
 import { peek } from './peek.ts'
+import { tellSources } from './peers.ts'
 import { purge } from './purge.ts'
+import type { Queue, Waiter } from './queue.ts'
 import { redrive } from './redrive.ts'
 import { changeQueueOptions, parseQueueOptions, sameOptions } from './queue-options.ts'
 import { similarNames } from '../similar-names.ts'
@@ -343,7 +344,14 @@ export class Commands implements RequestHandler {
       throw new MqError('QUEUE_NOT_FOUND', `queue ${name} is another one now`)
     }
     const { messages } = queue
-    await this.#broker.meta.deleteQueue(name)
+    queue.isLeaving = true
+    try {
+      await tellSources(this.#broker, queue)
+      await this.#broker.meta.deleteQueue(name)
+    } catch (error) {
+      queue.isLeaving = false
+      throw error
+    }
     this.#broker.closeQueue(queue)
     this.#note(session, 'queue deleted', { queue: name, messages })
     return null

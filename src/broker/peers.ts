@@ -56,5 +56,29 @@ export function answerForward(broker: RunningBroker, frame: Uint8Array): Promise
 function partitionOf(broker: RunningBroker, queueId: string, id: number): Partition {
   if (!broker.serving) throw new MqError('STOPPING', 'the broker is stopping')
   const queue: Queue = broker.queueOfId(queueId)
+  if (queue.isLeaving) throw new MqError('STOPPING', 'the queue is being deleted')
   return queue.partition(id)
+}
+
+/**
+ * Before a queue is deleted: every outbox hears what the queue has taken from it, and has that on the disk. Afterwards
+ * nobody knows any more, and an output whose answer was lost would be issued anew for the queue's successor, although it
+ * has been here, and perhaps been acked. The queue must be leaving: nothing comes after this.
+ */
+export async function tellSources(broker: RunningBroker, queue: Queue): Promise<void> {
+  const { id: queueId } = queue
+  if (queue.partitions.every(({ leader }) => leader.state.sources.size === 0)) return
+  // What it has taken is certain only then.
+  await broker.log.flushed()
+  for (const { id: sourceQueueId, partitions } of broker.queues.values()) {
+    for (const source of partitions) {
+      if (source.halted !== null) continue
+      const id = sourceId({ queueId: sourceQueueId, partition: source.id })
+      for (const { id: partition, leader } of queue.partitions) {
+        const position = leader.state.sources.get(id)
+        if (position !== undefined) source.leader.forwarded({ queueId, partition }, position, source.now())
+      }
+    }
+  }
+  await broker.log.flushed()
 }

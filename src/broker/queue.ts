@@ -55,6 +55,8 @@ export class Queue {
   /** What its leaders go by; changed with the options. */
   readonly leaderOptions: LeaderOptions = { ...leaderDefaults }
   readonly partitions: Partition[] = []
+  /** It is about to be deleted, and takes nothing from outboxes any more. */
+  isLeaving = false
   readonly #clock: Clock
   readonly #random: Random
   readonly #deliveryLatency: Histogram

@@ -128,6 +128,31 @@ void t.test('what waits for a dead-letter queue that is gone', async (t) => {
     t.equal(await texts('orders.dlq'), 'a×1 b×1')
     t.equal(await texts('orders'), '')
   })
+  await t.test('does not come again when it was there, and only the answer was lost', async (t) => {
+    const answers = { areLost: true }
+    const peerLink = (deliver: PeerLink): PeerLink => {
+      return async (frame) => {
+        const answer = await deliver(frame)
+        if (answers.areLost) throw new Error('cut')
+        return answer
+      }
+    }
+    const { bench, mq, nackAll, receive, texts } = await withQueue({ maxDeliveries: 1 }, { peerLink })
+    await bench.complete(mq.send('orders', 'a'))
+    await nackAll('orders')
+    await bench.world.advance(1)
+    const [dead] = await receive('orders.dlq')
+    await bench.complete(dead!.ack())
+    await bench.complete(mq.deleteQueue('orders.dlq'))
+    answers.areLost = false
+    await bench.complete(mq.createQueue('orders.dlq'))
+    await bench.world.advance(60_000)
+    t.equal(await texts('orders.dlq'), '', 'what was acked is not issued anew for the successor')
+    await bench.complete(mq.send('orders', 'b'))
+    await nackAll('orders')
+    await bench.world.advance(60_000)
+    t.equal(await texts('orders.dlq'), 'b×1', 'what is given up from then on is')
+  })
   await t.test('comes back when the queue has none any more', async (t) => {
     const gate = gatedLink()
     const { bench, mq, nackAll, texts } = await withQueue({ maxDeliveries: 2 }, gate)

@@ -29,6 +29,13 @@ interface AdminOfQueue {
   readonly created: QueueOptions
   changes: Change[]
   readonly purges: Span[]
+  readonly deletions: Span[]
+}
+
+/** It takes all messages, as a purge does, and its options with it. */
+interface Deletion {
+  readonly purge: Span
+  readonly change: Span
 }
 
 export class Admin {
@@ -43,7 +50,10 @@ export class Admin {
   ) {
     this.#nowMs = nowMs
     this.#queues = new Map(
-      [...queues].map(({ name, options }) => [name, { created: options, changes: [], purges: [] }]),
+      [...queues].map(({ name, options }) => [
+        name,
+        { created: options, changes: [], purges: [], deletions: [] },
+      ]),
     )
   }
 
@@ -110,6 +120,25 @@ export class Admin {
     return this.#queues
       .get(queue)!
       .purges.some(({ confirmed, beganMs, endedMs }) => confirmed && thereMs < beganMs && endedMs < byMs)
+  }
+
+  /** Whoever creates the queue again gives it the options that it had at first. */
+  deletionBegan(queue: string): Deletion {
+    const purge = this.purgeBegan(queue)
+    this.#queues.get(queue)!.deletions.push(purge)
+    return { purge, change: this.changeBegan(queue, {}) }
+  }
+
+  deletionEnded(queue: string, { purge, change }: Deletion, outcome: 'ok' | 'failed' | 'unknown'): void {
+    this.purgeEnded(purge, outcome)
+    this.changeEnded(queue, change, outcome)
+    const of = this.#queues.get(queue)!
+    if (outcome === 'failed') of.deletions.splice(of.deletions.indexOf(purge), 1)
+  }
+
+  /** Whether the queue may have been deleted, with what it had to forward, at some time since then. */
+  mayHaveDeleted(queue: string, sinceMs: number): boolean {
+    return this.#queues.get(queue)?.deletions.some(({ endedMs }) => endedMs >= sinceMs) ?? false
   }
 
   redriveBegan(from: string, to: string | null): void {

@@ -48,6 +48,7 @@ export const operationKinds = [
   'updateQueue',
   'deadLetter',
   'redrive',
+  'deleteQueue',
 ] as const
 export type OperationKind = (typeof operationKinds)[number]
 
@@ -145,6 +146,8 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
   weights.peek = admin.chance(0.5) ? admin.between(0.05, 0.5) : 0
   weights.purge = admin.chance(0.3) ? admin.between(0.02, 0.2) : 0
   weights.updateQueue = admin.chance(0.4) ? admin.between(0.02, 0.2) : 0
+  const deletion = new SeededRandom(seed).fork('deletion')
+  weights.deleteQueue = deletion.chance(0.25) ? deletion.between(0.01, 0.1) : 0
   const dying = chooseDeadLetters(new SeededRandom(seed).fork('dead letters'), plain)
   weights.deadLetter = dying.deadLetterWeight
   weights.redrive = dying.redriveWeight

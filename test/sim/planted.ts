@@ -265,6 +265,18 @@ export const plantedBugs: readonly PlantedBug[] = [
     find: `    this.#leases.takeBelow(end, left, (start, stop) => pushRange(ranges, start, stop))`,
     replace: `    void left`,
   },
+  {
+    name: 'a queue is deleted, and outboxes do not hear what it had taken from them',
+    file: 'src/broker/commands.ts',
+    find: `      await tellSources(this.#broker, queue)`,
+    replace: `      void tellSources`,
+  },
+  {
+    name: 'a queue takes forwards while outboxes hear what it had taken',
+    file: 'src/broker/peers.ts',
+    find: `  if (queue.isLeaving) throw new MqError('STOPPING', 'the queue is being deleted')`,
+    replace: `  void queue.isLeaving`,
+  },
 ]
 
 /**

@@ -143,7 +143,8 @@ export class Shadow {
     const place = this.#there(message.lineage.root, id)
     const key = `${fiber}/${place.queue}/${place.partition}`
     const last = this.#lastSent.get(key)
-    if (last !== undefined && (place.offset <= last.offset || place.epoch < last.epoch)) {
+    const isAnew = last !== undefined && place.epoch > last.epoch && this.admin.mayHaveDeleted(place.queue, 0)
+    if (last !== undefined && !isAnew && (place.offset <= last.offset || place.epoch < last.epoch)) {
       throw new Violation('14', `${token} was sent after ${last.epoch}-${last.offset} and is at ${id}`)
     }
     this.#lastSent.set(key, place)
@@ -475,6 +476,8 @@ export class Shadow {
   /** What was given up for certain is a dead letter, or was one. */
   #checkGivenUp({ name: what, queue, givenUp, next, lineage }: Incarnation): void {
     if (givenUp === null || next !== null || lineage.isBroken) return
+    // With a queue goes what it had not forwarded.
+    if (this.admin.mayHaveDeleted(queue, givenUp.fromMs)) return
     const deadLetterQueue = deadLetterQueueOf(this.admin, queue)
     if (deadLetterQueue !== null && this.#mayEndPurged({ queue: deadLetterQueue }, givenUp.fromMs)) return
     throw new Violation('18', `${what} was given up as ${name(givenUp)} and is no dead letter`)

@@ -267,6 +267,8 @@ export class Client {
       }
       case 'redrive':
         return this.#redrive(mq)
+      case 'deleteQueue':
+        return this.#deleteQueue(mq, queue)
     }
   }
 
@@ -701,6 +703,26 @@ export class Client {
       history.end(operation, outcome, code, '')
       if (purge !== null) shadow.admin.purgeEnded(purge, outcome)
     }
+  }
+
+  /** Mostly it is created again soon: without it less happens. */
+  async #deleteQueue(mq: MqClient, queue: string): Promise<void> {
+    const { config, history, shadow } = this.#workload
+    const operation = history.begin(this.name, `deleteQueue ${queue}`)
+    const deletion = shadow.admin.deletionBegan(queue)
+    try {
+      await mq.deleteQueue(queue, this.#limits())
+      history.end(operation, 'ok', '', '')
+      shadow.admin.deletionEnded(queue, deletion, 'ok')
+    } catch (error) {
+      const { outcome, code } = outcomeOf(error)
+      history.end(operation, outcome, code, '')
+      shadow.admin.deletionEnded(queue, deletion, outcome)
+    }
+    const created = config.created.find(({ name }) => name === queue)
+    if (created === undefined || this.#random.chance(0.2)) return
+    await this.#sleep(this.#random.between(0, 300))
+    await this.createQueue(mq, queue, created.options)
   }
 
   async #peek(mq: MqClient, queue: string): Promise<void> {
