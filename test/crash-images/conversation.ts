@@ -62,33 +62,30 @@ export function readConversation(sockets: readonly SocketBytes[]): Conversation 
   const ids = new Map<string, Set<QueueId>>()
   const origins = new Map<string, string>()
 
-  const talk = (): { in: (bytes: Buffer, line: number) => void; out: (bytes: Buffer, line: number) => void } => {
+  const talk = (): {
+    in: (bytes: Buffer, line: number) => void
+    out: (bytes: Buffer, line: number) => void
+  } => {
     let line = 0
     const waiting = new Map<number, (frame: ServerFrame) => void>()
+    // What else may be asked for need not last.
     const ask = (frame: ClientFrame): void => {
-      switch (frame.op) {
-        case 'send':
-          return void waiting.set(frame.id, answerOf(frame))
-        case 'settle':
-          return void waiting.set(frame.id, answerOfSettle(frame))
-        case 'receive': {
-          const { queueId } = frame
-          return void waiting.set(frame.id, (answer) => {
-            if (answer.op === 'delivered') for (const each of answer.deliveries) keepOrigins(queueId, each)
-          })
-        }
-        case 'lookup':
-          return void waiting.set(frame.id, (answer) => {
-            if (answer.op !== 'ok') return
-            const { name, queueId } = lookupOfResult(answer.result)
-            ids.set(name, (ids.get(name) ?? new Set()).add(queueId))
-          })
-        case 'createQueue':
-          return command(frame.id, 'create', frame.name)
-        case 'deleteQueue':
-          return command(frame.id, 'delete', frame.name)
-        case 'purgeQueue':
-          return command(frame.id, 'purge', frame.name)
+      if (frame.op === 'send') waiting.set(frame.id, answerOf(frame))
+      else if (frame.op === 'settle') waiting.set(frame.id, answerOfSettle(frame))
+      else if (frame.op === 'createQueue') command(frame.id, 'create', frame.name)
+      else if (frame.op === 'deleteQueue') command(frame.id, 'delete', frame.name)
+      else if (frame.op === 'purgeQueue') command(frame.id, 'purge', frame.name)
+      else if (frame.op === 'receive') {
+        const { queueId } = frame
+        waiting.set(frame.id, (answer) => {
+          if (answer.op === 'delivered') for (const each of answer.deliveries) keepOrigins(queueId, each)
+        })
+      } else if (frame.op === 'lookup') {
+        waiting.set(frame.id, (answer) => {
+          if (answer.op !== 'ok') return
+          const { name, queueId } = lookupOfResult(answer.result)
+          ids.set(name, (ids.get(name) ?? new Set()).add(queueId))
+        })
       }
     }
     const command = (id: number, what: Command['what'], queue: string): void => {
@@ -99,7 +96,15 @@ export function readConversation(sockets: readonly SocketBytes[]): Conversation 
       })
     }
     const answerOf = ({ queueId, partition, count, crc }: SendRequest) => {
-      const send: Send = { log: logKey(queueId, partition), count, crc, asked: line, told: Infinity, base: 0, epoch: 0 }
+      const send: Send = {
+        log: logKey(queueId, partition),
+        count,
+        crc,
+        asked: line,
+        told: Infinity,
+        base: 0,
+        epoch: 0,
+      }
       sends.push(send)
       return (answer: ServerFrame): void => {
         if (answer.op === 'sent') Object.assign(send, { told: line, base: answer.base, epoch: answer.epoch })
@@ -107,7 +112,14 @@ export function readConversation(sockets: readonly SocketBytes[]): Conversation 
     }
     const answerOfSettle = ({ queueId, partition, action, items }: SettleRequest) => {
       const ranges = items.flatMap(({ offset, count }) => [offset, count])
-      const settle: Settle = { log: logKey(queueId, partition), action, ranges, asked: line, told: Infinity, refused: [] }
+      const settle: Settle = {
+        log: logKey(queueId, partition),
+        action,
+        ranges,
+        asked: line,
+        told: Infinity,
+        refused: [],
+      }
       settles.push(settle)
       return (answer: ServerFrame): void => {
         if (answer.op === 'settled') Object.assign(settle, { told: line, refused: answer.refused ?? [] })

@@ -34,14 +34,14 @@ export type DiskCall = Spanned & (DataChange | NameChange | Sync)
 
 /** What a wrong file system does. */
 export interface Lies {
+  /** From this line on; before, it is honest. */
+  readonly from?: number
   /** fsync and fdatasync of a file return, and have done nothing. */
   readonly dataSyncs?: boolean
   /** So does the directory's. */
   readonly directorySyncs?: boolean
   /** A write through O_DSYNC returns before it is on the disk. */
   readonly syncedWrites?: boolean
-  /** A file's sync covers only this many of the writes before it. */
-  readonly writesPerSyncMax?: number
 }
 
 interface File {
@@ -65,7 +65,10 @@ interface Part {
 
 export interface Image {
   readonly kind: ImageKind
-  readonly files: ReadonlyMap<string, { readonly file: FileId; readonly parts: readonly Part[]; readonly key: string }>
+  readonly files: ReadonlyMap<
+    string,
+    { readonly file: FileId; readonly parts: readonly Part[]; readonly key: string }
+  >
   /** Equal for equal images. */
   readonly key: string
   /** It has a part of a write. */
@@ -108,25 +111,31 @@ export class Disk {
   end(call: DiskCall): boolean {
     switch (call.kind) {
       case 'sync':
-        return call.file === null ? this.#syncNames(call.began) : this.#syncFile(this.#file(call.file), call.began)
+        if (this.#lied(call.file === null ? 'directorySyncs' : 'dataSyncs', call)) return false
+        return call.file === null
+          ? this.#syncNames(call.began)
+          : this.#syncFile(this.#file(call.file), call.began)
       case 'write': {
-        if (!call.isSynced || this.#lies.syncedWrites === true) return false
+        if (!call.isSynced || this.#lied('syncedWrites', call)) return false
         const file = this.#file(call.file)
-        // It covers its own bytes only. One that is older and overlaps would have to be cut: nobody does that.
-        for (const other of file.pending) {
-          if (other !== call && overlaps(other, call)) throw new Error(`two unsynced writes overlap: ${call.text}`)
-        }
-        file.pending = file.pending.filter((other) => other !== call)
+        // It covers its own bytes, and with them what older writes had put there.
+        file.pending = file.pending.flatMap((other) => (other === call ? [] : without(other, call)))
         this.#apply(file, call)
         return true
       }
-      default:
+      case 'truncate':
+      case 'create':
+      case 'rename':
+      case 'unlink':
         return false
     }
   }
 
+  #lied(what: 'dataSyncs' | 'directorySyncs' | 'syncedWrites', { began }: Spanned): boolean {
+    return this.#lies[what] === true && began >= (this.#lies.from ?? 0)
+  }
+
   #syncNames(began: number): boolean {
-    if (this.#lies.directorySyncs === true) return false
     const covered = this.#pendingNames.filter(({ ended }) => ended < began)
     this.#pendingNames = this.#pendingNames.filter(({ ended }) => ended >= began)
     for (const change of covered) rename(this.#names, change)
@@ -134,15 +143,15 @@ export class Disk {
   }
 
   #syncFile(file: File, began: number): boolean {
-    if (this.#lies.dataSyncs === true) return false
-    const covered = file.pending.filter(({ ended }) => ended < began).slice(0, this.#lies.writesPerSyncMax)
+    const covered = file.pending.filter(({ ended }) => ended < began)
     file.pending = file.pending.filter((change) => !covered.includes(change))
     for (const change of covered) this.#apply(file, change)
     return covered.length > 0
   }
 
   #apply(file: File, change: DataChange): void {
-    const length = change.kind === 'write' ? Math.max(file.length, change.offset + change.bytes.length) : change.length
+    const length =
+      change.kind === 'write' ? Math.max(file.length, change.offset + change.bytes.length) : change.length
     if (length > file.bytes.length) {
       const grown = Buffer.alloc(Math.max(length, 2 * file.bytes.length))
       file.bytes.copy(grown, 0, 0, file.length)
@@ -197,7 +206,12 @@ export class Disk {
       } else if (sectors === null) this.#apply(copy, change)
       else {
         for (const { from, to, i } of sectorsOf(change))
-          if (sectors[i] === true) this.#apply(copy, { ...change, offset: change.offset + from, bytes: change.bytes.subarray(from, to) })
+          if (sectors[i] === true)
+            this.#apply(copy, {
+              ...change,
+              offset: change.offset + from,
+              bytes: change.bytes.subarray(from, to),
+            })
       }
     }
     return copy.bytes.subarray(0, copy.length)
@@ -236,7 +250,10 @@ function partOf(
 }
 
 /** A write's parts in the sectors of its file. */
-function sectorsOf({ offset, bytes }: DataChange & { kind: 'write' }): { from: number; to: number; i: number }[] {
+function sectorsOf({
+  offset,
+  bytes,
+}: DataChange & { kind: 'write' }): { from: number; to: number; i: number }[] {
   const sectors = []
   for (let from = 0; from < bytes.length;) {
     const to = Math.min(bytes.length, from + sectorBytes - ((offset + from) % sectorBytes))
@@ -247,13 +264,27 @@ function sectorsOf({ offset, bytes }: DataChange & { kind: 'write' }): { from: n
 }
 
 function keyOf({ change, sectors, isOnlyLength }: Part): string {
-  if (isOnlyLength) return `${change.id}-`
-  return sectors === null ? String(change.id) : `${change.id}/${sectors.map(Number).join('')}`
+  // A change that was cut in two is known by where its parts begin.
+  const id = change.kind === 'write' ? `${change.id}@${change.offset}` : String(change.id)
+  if (isOnlyLength) return `${id}-`
+  return sectors === null ? id : `${id}/${sectors.map(Number).join('')}`
 }
 
-function overlaps(a: DataChange, b: DataChange): boolean {
-  if (a.kind !== 'write' || b.kind !== 'write') return true
-  return a.offset < b.offset + b.bytes.length && b.offset < a.offset + a.bytes.length
+/** What is left of an unsynced change once a write has gone to the disk over it. */
+function without<T extends DataChange & Spanned>(
+  change: T,
+  over: DataChange & Spanned & { kind: 'write' },
+): T[] {
+  const [from, to] = [over.offset, over.offset + over.bytes.length]
+  if (change.kind !== 'write')
+    throw new Error(`not modelled: a synced write after ${change.text}, which is not synced`)
+  const { offset, bytes } = change
+  if (offset >= to || offset + bytes.length <= from) return [change]
+  if (change.began > over.began)
+    throw new Error(`not modelled: writes overlap, and do so in time: ${over.text}`)
+  const before = { ...change, bytes: bytes.subarray(0, Math.max(0, from - offset)) }
+  const after = { ...change, offset: Math.max(to, offset), bytes: bytes.subarray(Math.max(0, to - offset)) }
+  return [before, after].filter((part) => part.bytes.length > 0)
 }
 
 /** Without what it rests on a change changes nothing. */

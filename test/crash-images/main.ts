@@ -1,5 +1,5 @@
 /**
- * `npm run crash-images -- [--seed N] [--images N|all] [--confirms N]`: records a broker and opens what power
+ * `npm run crash-images -- [--seed N] [--images N|all] [--confirms N] [--planted]`: records a broker and opens what power
  * cuts may have left of it. Exit code 1 on any violation; then what was recorded is kept. With --planted: does it find
  * what is wrong on purpose?
  */
@@ -10,6 +10,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { buildCommandIfStale, projectRoot } from '../../bench/broker-process.ts'
 import { copyPackage, inAHurry } from './package-copy.ts'
+import { huntAll } from './planted.ts'
 import { describeRecorded, record, whyNotTraced } from './recording.ts'
 import { describeReplay, replay } from './replay.ts'
 
@@ -18,6 +19,7 @@ const { values } = parseArgs({
     seed: { type: 'string' },
     images: { type: 'string', default: '10000' },
     confirms: { type: 'string', default: '600' },
+    planted: { type: 'boolean', default: false },
   },
 })
 const seed = Number(values.seed ?? randomInt(2 ** 31))
@@ -38,6 +40,10 @@ try {
   buildCommandIfStale()
   const root = join(folder, 'package')
   copyPackage(projectRoot(), root, inAHurry)
+  if (values.planted) {
+    const missed = await huntAll(projectRoot(), folder, root, { seed, imagesMax, confirms }, console.log)
+    process.exit(missed === 0 ? 0 : 1)
+  }
   const recorded = await record({ root, folder, seed, confirms })
   console.log(describeRecorded(recorded))
   const result = await replay(recorded, { seed, imagesMax, say: console.log })

@@ -68,20 +68,23 @@ export class ImageDirectory {
    */
   async open(isServed: boolean): Promise<Found> {
     const problems: string[] = []
+    let copies = 0
     const queues = new Map<string, QueueId>()
     const logs = new Map<LogKey, FoundLog>()
     const store = this.#store
     try {
       await store.lock()
-      if (isServed) problems.push(...(await problemsOf(store)))
-      await recover(store, isServed, queues, logs)
-      if (!isServed) problems.push(...(await problemsOf(store)))
+      if (!isServed) await recover(store, isServed, queues, logs)
+      const checked = await check(store)
+      problems.push(...checked.told)
+      copies = checked.copies
+      if (isServed) await recover(store, isServed, queues, logs)
     } catch (error) {
       if (!(error instanceof Error)) throw error
       problems.push(`it does not open: ${error.stack ?? error.message}`)
     }
     if (!isServed || problems.length > 0) await this.#clear()
-    return { problems, queues, logs }
+    return { problems, copies, queues, logs }
   }
 
   #remove(name: string): void {
@@ -159,12 +162,16 @@ class KeptStore implements Store {
   close = async () => undefined
 }
 
-async function problemsOf(store: Store): Promise<string[]> {
-  const { problems } = await checkStore(store, { nowMs: systemClock.nowMs() })
-  return problems.map(({ what, segment, queue, partition, offset }) => {
-    const where = Object.entries({ segment, queue, partition, offset }).filter(([, value]) => value !== undefined)
+/** What `mq-broker check` says. */
+async function check(store: Store): Promise<{ told: string[]; copies: number }> {
+  const { problems, segments } = await checkStore(store, { nowMs: systemClock.nowMs() })
+  const told = problems.map(({ what, segment, queue, partition, offset }) => {
+    const where = Object.entries({ segment, queue, partition, offset }).filter(
+      ([, value]) => value !== undefined,
+    )
     return `check: ${what} (${where.map(([key, value]) => `${key} ${value}`).join(', ')})`
   })
+  return { told, copies: segments.reduce((sum, segment) => sum + segment.copies, 0) }
 }
 
 /** What a start does before it serves. */
@@ -206,7 +213,7 @@ async function recover(
   }
 }
 
-function foundIn({ log, state: { live, outbox } }: Recovered): FoundLog {
+function foundIn({ log, state: { live, outbox, logEnd } }: Recovered): FoundLog {
   const batches: FoundBatch[] = []
   const origins = new Map<string, number>()
   const all = new RangeMap()
@@ -226,5 +233,5 @@ function foundIn({ log, state: { live, outbox } }: Recovered): FoundLog {
     }
     at = base + count
   }
-  return { live, moving: outbox.moving, batches, origins }
+  return { live, moving: outbox.moving, logEnd, batches, origins }
 }

@@ -77,8 +77,8 @@ export class Operations {
       }
       case 'rename': {
         const [from, to] = stringArguments(text).map((path) => this.#entryOf(path))
-        if (from == null && to == null) return
-        if (from == null || to == null) throw notModelled(call)
+        if (from === null && to === null) return
+        if (typeof from !== 'string' || typeof to !== 'string') throw notModelled(call)
         const change = { ...spanned, kind: 'rename', from, to } as const
         rename(this.#names, change)
         this.disk.push(change)
@@ -154,7 +154,15 @@ export class Operations {
         opened.set(result, { kind: 'file', file, name: entry, isSynced, position: 0 })
         if (text.includes('O_TRUNC')) {
           const { began } = call
-          this.disk.push({ id: this.disk.length, began, ended, text: shown(call), kind: 'truncate', file, length: 0 })
+          this.disk.push({
+            id: this.disk.length,
+            began,
+            ended,
+            text: shown(call),
+            kind: 'truncate',
+            file,
+            length: 0,
+          })
         }
         return
       }
@@ -213,7 +221,12 @@ export class Operations {
         const bytes = Buffer.concat(stringArguments(call.text))
         const offset = call.name === 'writev' ? about.position : offsetOf(call)
         const path = join(this.#directory, about.name)
-        return existsSync(path) && readFileSync(path).subarray(offset, offset + bytes.length).equals(bytes)
+        return (
+          existsSync(path) &&
+          readFileSync(path)
+            .subarray(offset, offset + bytes.length)
+            .equals(bytes)
+        )
       }
       default:
         return true

@@ -21,7 +21,8 @@ export const inAHurry: readonly Change[] = [
  */
 export function copyPackage(root: string, folder: string, changes: readonly Change[]): void {
   mkdirSync(folder)
-  for (const part of ['dist', 'bin', 'package.json']) cpSync(join(root, part), join(folder, part), { recursive: true })
+  for (const part of ['dist', 'bin', 'package.json'])
+    cpSync(join(root, part), join(folder, part), { recursive: true })
   symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'))
   const { config } = ts.readConfigFile(join(root, 'tsconfig.json'), (path) => ts.sys.readFile(path))
   const { options } = ts.convertCompilerOptionsFromJson(config.compilerOptions, root)
@@ -31,7 +32,8 @@ export function copyPackage(root: string, folder: string, changes: readonly Chan
     let source = readFileSync(join(root, file), 'utf8')
     for (const { find, replace } of changes.filter((change) => change.file === file)) {
       const places = source.split(find).length - 1
-      if (places !== 1) throw new Error(`the text to be changed is ${places} times in ${file}, not once: ${find}`)
+      if (places !== 1)
+        throw new Error(`the text to be changed is ${places} times in ${file}, not once: ${find}`)
       source = source.replace(find, () => replace)
     }
     const { outputText } = ts.transpileModule(source, { compilerOptions, fileName: file })

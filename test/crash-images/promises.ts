@@ -1,7 +1,7 @@
 /**
  * What an image must hold, given what had been asked and told before the power cut:
  *
- *   lost        a confirmed message is there, unless a request that may have settled it had come
+ *   lost        a confirmed message is there, unless a request that may have settled it had come; its offset is taken
  *   resurrected what was settled or purged, and confirmed as that, is not
  *   invented    what is there was sent, byte for byte, and stands under the id that its sender was told
  *   moved       a message on its way to the dead-letter queue is here, on its way or there, and not here and there
@@ -20,6 +20,8 @@ import type { Command, Conversation, LogKey, Send, Settle } from './conversation
 export interface Found {
   /** What is wrong with it by itself. */
   readonly problems: readonly string[]
+  /** Batches that were copied to a later segment. */
+  readonly copies: number
   readonly queues: ReadonlyMap<string, QueueId>
   readonly logs: ReadonlyMap<LogKey, FoundLog>
 }
@@ -28,6 +30,7 @@ export interface FoundLog {
   readonly live: RangeMap
   /** On their way to another queue. */
   readonly moving: RangeMap
+  readonly logEnd: Offset
   /** Those with live messages. */
   readonly batches: readonly FoundBatch[]
   /** Ids that its live dead letters had in their queue → how often. */
@@ -51,6 +54,8 @@ interface Owed {
   readonly mayBeGone: RangeMap
   /** A request that may have moved them has come. */
   readonly mayHaveMoved: RangeMap
+  /** Behind the last message that was confirmed: no offset before it may be given again. */
+  end: Offset
   /** Its queue may be deleted: nothing is owed any more. */
   isDeleted: boolean
 }
@@ -154,10 +159,12 @@ export class Promises {
     const { log } = send
     const owed = this.#of(log)
     if (owed.isDeleted) return
+    owed.end = Math.max(owed.end, send.base + send.count)
     // A purge settles what it finds, and that may be this one or not.
     const name = this.#names.get(log.split('/')[0]!)
     const isPurged = this.#conversation.commands.some(
-      ({ what, queue, asked, told }) => what === 'purge' && queue === name && send.asked < told && send.told > asked,
+      ({ what, queue, asked, told }) =>
+        what === 'purge' && queue === name && send.asked < told && send.told > asked,
     )
     if (isPurged) return
     const end = send.base + send.count
@@ -191,7 +198,8 @@ export class Promises {
   #purged({ queue, asked }: Command): void {
     const logs = new Set(this.#logsOf(queue))
     for (const send of this.#conversation.sends)
-      if (logs.has(send.log) && send.told < asked) this.#of(send.log).gone.set(send.base, send.base + send.count)
+      if (logs.has(send.log) && send.told < asked)
+        this.#of(send.log).gone.set(send.base, send.base + send.count)
   }
 
   #maySettle(log: LogKey, start: Offset, end: Offset): void {
@@ -214,6 +222,9 @@ export class Promises {
     const words = [...found.problems]
     for (const [log, owed] of this.#owed) {
       const there = found.logs.get(log)?.live ?? none
+      const logEnd = found.logs.get(log)?.logEnd ?? 0
+      if (!owed.isDeleted && logEnd < owed.end)
+        words.push(`lost: the log of ${this.#idOf(log, logEnd)} ends there, and not at ${owed.end}`)
       for (const { start, end } of runsOf(owed.live)) {
         const missing = end - start - there.countIn(start, end)
         if (missing > 0) words.push(`lost: ${missing} of ${this.#idOf(log, start)} to ${end - 1}`)
@@ -225,7 +236,8 @@ export class Promises {
     }
     this.#judgeMoved(found, words)
     for (const [name, state] of this.#queues) {
-      if (state === 'there' && !found.queues.has(name)) words.push(`queue: ${name} was created and is not there`)
+      if (state === 'there' && !found.queues.has(name))
+        words.push(`queue: ${name} was created and is not there`)
       if (state === 'gone' && found.queues.has(name)) words.push(`queue: ${name} was deleted and is there`)
     }
     return words
@@ -239,7 +251,8 @@ export class Promises {
       const here = found.logs.get(log)
       const isLive = here?.live.has(offset) === true
       const times = arrived.get(id) ?? 0
-      if (!isLive && times === 0 && here?.moving.has(offset) !== true) words.push(`lost: ${id}, a dead letter`)
+      if (!isLive && times === 0 && here?.moving.has(offset) !== true)
+        words.push(`lost: ${id}, a dead letter`)
       if (isLive && times > 0) words.push(`moved: ${id} is a dead letter, and is in its queue`)
     }
     for (const [id, times] of arrived) {
@@ -285,6 +298,7 @@ export class Promises {
         gone: new RangeMap(),
         mayBeGone: new RangeMap(),
         mayHaveMoved: new RangeMap(),
+        end: 0,
         isDeleted: false,
       }
       this.#owed.set(log, owed)

@@ -28,7 +28,7 @@ export interface RecordOptions {
 export interface Recorded extends Recording {
   /** Confirmed and failed calls of the clients, by what they were. */
   readonly counts: ReadonlyMap<string, number>
-  /** Segments that were made, copied to, and removed. */
+  /** Segments of the log. */
   readonly segments: { readonly made: number; readonly removed: number }
 }
 
@@ -37,9 +37,12 @@ const patientMs = 60_000
 
 /** Null: it can. Else what is to be done about it. */
 export function whyNotTraced(): string | null {
-  const { error, status, stderr } = spawnSync('strace', ['-f', '-o', '/dev/null', 'true'], { encoding: 'utf8' })
+  const { error, status, stderr } = spawnSync('strace', ['-f', '-o', '/dev/null', 'true'], {
+    encoding: 'utf8',
+  })
   if (error !== undefined) return 'this needs strace: apt-get install strace'
-  if (status !== 0) return `strace may not trace here (allow ptrace, --cap-add=SYS_PTRACE in a container): ${stderr.trim()}`
+  if (status !== 0)
+    return `strace may not trace here (allow ptrace, --cap-add=SYS_PTRACE in a container): ${stderr.trim()}`
   return null
 }
 
@@ -87,7 +90,12 @@ export async function record({ root, folder, seed, confirms }: RecordOptions): P
   }
 }
 
-function start(root: string, dataDir: string, trace: string, listen: string | undefined): Promise<BrokerProcess> {
+function start(
+  root: string,
+  dataDir: string,
+  trace: string,
+  listen: string | undefined,
+): Promise<BrokerProcess> {
   const wrapper = ['strace', '-f', '--seccomp-bpf', '-qq', '-xx', '-s', String(bytesMax), '-o', trace]
   wrapper.push('-e', `trace=${tracedCalls.map((name) => `?${name}`).join(',')}`, '-e', 'signal=none')
   for (const set of ['MQ_SEGMENT_BYTES=1MiB', 'UV_USE_IO_URING=0']) wrapper.push('-E', set)
@@ -112,11 +120,14 @@ function assertAsRecorded({ disk: calls, names }: Operations, dataDir: string): 
   const there = readdirSync(dataDir).sort()
   const recorded = [...image.files.keys()]
   if (there.join() !== recorded.join() || there.length !== names.size)
-    throw new Error(`the recording comes to the files ${recorded.join(', ')}, and there are ${there.join(', ')}`)
+    throw new Error(
+      `the recording comes to the files ${recorded.join(', ')}, and there are ${there.join(', ')}`,
+    )
   for (const [name, file] of image.files) {
     if (isMeaningless(name)) continue
     const bytes = readFileSync(join(dataDir, name))
-    if (!disk.bytesOf(file).equals(bytes)) throw new Error(`the recording comes to another ${name} than there is`)
+    if (!disk.bytesOf(file).equals(bytes))
+      throw new Error(`the recording comes to another ${name} than there is`)
   }
 }
 

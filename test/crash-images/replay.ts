@@ -23,8 +23,8 @@ export interface ReplayOptions {
   /** Distinct images that are opened, spread over all. Infinity: all. */
   readonly imagesMax: number
   readonly lies?: Lies
-  /** Ends at the first image that breaks a promise. */
-  readonly isFirstEnough?: boolean
+  /** Ends at the first image of which this is said. */
+  readonly until?: RegExp
   readonly say?: (line: string) => void
 }
 
@@ -39,8 +39,12 @@ export interface ReplayResult {
   readonly tornOpened: number
   /** Most messages that an image had to have. */
   readonly owedMax: number
+  /** Most batches that an image had as copies. */
+  readonly copiesMax: number
   readonly violations: number
-  /** Of the first violations. */
+  /** It ended by `until`. */
+  readonly isFound: boolean
+  /** Of the first violations; of the one at which it ended. */
   readonly words: readonly string[]
 }
 
@@ -54,8 +58,9 @@ export async function replay(recording: Recording, options: ReplayOptions): Prom
   const promises = new Promises(recording.conversation)
   const directory = new ImageDirectory()
   const cached = new Map<string, Found>()
-  const words: string[] = []
-  let [prefixes, opened, judged, tornOpened, owedMax, violations] = [0, 0, 0, 0, 0, 0]
+  let words: string[] = []
+  let isFound = false
+  let [prefixes, opened, judged, tornOpened, owedMax, copiesMax, violations] = [0, 0, 0, 0, 0, 0, 0]
   try {
     search: for (const prefix of prefixesOf(recording, options)) {
       prefixes++
@@ -73,15 +78,20 @@ export async function replay(recording: Recording, options: ReplayOptions): Prom
           cached.set(image.key, found)
           opened++
           if (image.isTorn) tornOpened++
+          copiesMax = Math.max(copiesMax, found.copies)
           if (opened % progressEvery === 0) options.say?.(`${opened} of ${chosen.size} images opened`)
         }
         judged++
         broken.push(...promises.judge(found))
         if (broken.length > 0) {
           violations++
-          if (words.length < wordsMax)
-            words.push(`${image.kind}, line ${prefix.line}, ${prefix.text}: ${broken.slice(0, 5).join('; ')}`)
-          if (options.isFirstEnough === true) break search
+          const told = `${image.kind}, line ${prefix.line}, ${prefix.text}: ${broken.slice(0, 10).join('; ')}`
+          if (options.until?.test(told) === true) {
+            isFound = true
+            words = [told]
+            break search
+          }
+          if (words.length < wordsMax) words.push(told)
         }
         if (lastPrefix === prefix.number) cached.delete(image.key)
       }
@@ -89,7 +99,7 @@ export async function replay(recording: Recording, options: ReplayOptions): Prom
   } finally {
     await directory.remove()
   }
-  return { prefixes, images: all, opened, judged, tornOpened, owedMax, violations, words }
+  return { prefixes, images: all, opened, judged, tornOpened, owedMax, copiesMax, violations, isFound, words }
 }
 
 interface Prefix {
@@ -151,10 +161,10 @@ function chooseImages(
 }
 
 export function describeReplay(result: ReplayResult): string {
-  const { prefixes, images, opened, tornOpened, judged, owedMax, violations, words } = result
+  const { prefixes, images, opened, tornOpened, judged, owedMax, copiesMax, violations, words } = result
   return [
     `${prefixes} prefixes leave ${images} images; opened ${opened}, of these ${tornOpened} with torn writes`,
-    `held ${judged} times against what was promised, up to ${owedMax} messages; violations ${violations}`,
+    `held ${judged} times against what was promised, up to ${owedMax} messages and ${copiesMax} copies; violations ${violations}`,
     ...words,
   ].join('\n')
 }

@@ -37,7 +37,11 @@ const resultChars = 200
  * The calls of the process `pid`, in the order in which they began. Its children are left out.
  * @param firstLine number of the trace's first line: a second run continues the order of the first
  */
-export function readTrace(file: string, pid: number, firstLine: number): { calls: SystemCall[]; lines: number } {
+export function readTrace(
+  file: string,
+  pid: number,
+  firstLine: number,
+): { calls: SystemCall[]; lines: number } {
   const lines = readFileSync(file, 'latin1').split('\n')
   const all: { -readonly [K in keyof SystemCall]: SystemCall[K] }[] = []
   const unfinished = new Map<number, (typeof all)[number]>()

@@ -47,7 +47,9 @@ export class Workload {
     const lane = async (): Promise<void> => {
       while (!self.#isOver) await self.#step()
     }
-    self.#running = Promise.all(Array.from({ length: lanes }, lane)).catch((error: unknown) => self.#break(error))
+    self.#running = Promise.all(Array.from({ length: lanes }, lane)).catch((error: unknown) =>
+      self.#break(error),
+    )
     return self
   }
 
@@ -94,7 +96,9 @@ export class Workload {
 
   async #receive(queue: string, ackShare: number): Promise<void> {
     const random = this.#random
-    const messages = await this.#call('receive', () => this.#mq.receive(queue, { max: random.integer(1, 24) }))
+    const messages = await this.#call('receive', () =>
+      this.#mq.receive(queue, { max: random.integer(1, 24) }),
+    )
     await Promise.all((messages ?? []).map((message) => this.#settle(message, ackShare)))
   }
 
@@ -111,7 +115,9 @@ export class Workload {
     const name = `brief-${this.#brief++}`
     await this.#call('create queue', () => this.#mq.createQueue(name))
     await this.#call('send', () => this.#mq.send(name, this.#body(5000)))
-    if (this.#random.chance(0.7)) await this.#call('delete queue', () => this.#mq.deleteQueue(name))
+    // Some stay with their message, some without any, and nothing is written for them any more.
+    if (this.#random.chance(0.4)) await this.#receive(name, 1)
+    if (this.#random.chance(0.5)) await this.#call('delete queue', () => this.#mq.deleteQueue(name))
   }
 
   /** @throws what is no MqError */
