@@ -7,7 +7,7 @@ import { whyNotTraced } from './recording.ts'
 // A few of them; `npm run crash-images -- --planted` tries all.
 const tried = ['LMDB overlaps commits with syncs', 'a send is confirmed before its entry is on the disk']
 
-test('images find a broker that is wrong on purpose', { timeout: 300_000 }, async (t) => {
+test('images find a broker that is wrong on purpose', { timeout: 600_000 }, async (t) => {
   const why = whyNotTraced()
   if (why !== null) return t.fail(why)
   buildCommandIfStale()
