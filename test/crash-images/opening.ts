@@ -35,12 +35,17 @@ export class ImageDirectory {
     const parent = existsSync('/dev/shm') ? '/dev/shm' : tmpdir()
     this.#path = mkdtempSync(join(parent, 'mq-crash-image-'))
     this.#store = new KeptStore(openLmdbStore(this.#path))
+    process.once('exit', this.#delete)
   }
 
   async remove(): Promise<void> {
     await this.#store.unlock()
-    rmSync(this.#path, { recursive: true, force: true })
+    process.off('exit', this.#delete)
+    this.#delete()
   }
+
+  /** Memory that a file system holds outlives the process. */
+  readonly #delete = (): void => rmSync(this.#path, { recursive: true, force: true })
 
   /** @param disk as it was when the image was made */
   async put(disk: Disk, image: Image): Promise<void> {

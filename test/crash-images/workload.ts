@@ -84,7 +84,7 @@ export class Workload {
       return
     }
     // Most are small; some span pages, a few make a commit by themselves.
-    const bytesMax = random.chance(0.85) ? 600 : random.chance(0.85) ? 20_000 : 150_000
+    const bytesMax = random.chance(0.75) ? 600 : random.chance(0.85) ? 20_000 : 150_000
     await this.#call('send', () => this.#mq.send(queue, this.#body(bytesMax)))
   }
 
