@@ -6,6 +6,8 @@ import { fileURLToPath } from 'node:url'
 
 export interface BrokerProcessOptions {
   readonly dataDir: string
+  /** The package whose command runs. Default: this one. */
+  readonly root?: string | undefined
   /** Default: any free port. */
   readonly listen?: string | undefined
   /** For node, before the script. */
@@ -44,9 +46,9 @@ export class BrokerProcess {
 
   /** Resolves once it serves. @throws Error with what it said when it does not */
   static async start(options: BrokerProcessOptions): Promise<BrokerProcess> {
-    const { dataDir, listen = '127.0.0.1:0', execArgv = [], wrapper = [] } = options
+    const { dataDir, root = projectRoot(), listen = '127.0.0.1:0', execArgv = [], wrapper = [] } = options
     const flags = ['--data-dir', dataDir, '--listen', listen, '--http', '127.0.0.1:0', '--log-level', 'warn']
-    const command = [...wrapper, process.execPath, ...execArgv, join(projectRoot(), 'bin', 'mq-broker.js')]
+    const command = [...wrapper, process.execPath, ...execArgv, join(root, 'bin', 'mq-broker.js')]
     const [file, ...args] = [...command, 'start', '--json', ...flags]
     const child = spawn(file!, args, { env: childEnvironment(), stdio: ['ignore', 'pipe', 'pipe'] })
     ownChild(child)
