@@ -81,6 +81,7 @@ export async function measureBacklog(
     broker = restarted.broker
     const { pid } = broker
     figures.add('ready after kill -9', 'ms', restarted.readyMs, { atMost: 3000 })
+    figures.add('CPU until then', 'ms', restarted.cpuMs)
     figures.addBytes('beyond the map, started again', memoryOf(pid).beyondMapBytes, megabytesMax)
 
     await consumer.call('connect', { server: broker.listen }, stepMs)

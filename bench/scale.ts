@@ -91,10 +91,11 @@ const measures: { readonly [Name in ScaleState]: (stage: Stage) => Promise<Figur
     figures.addBytes('beyond the map, started again', memoryOf(stage.broker.pid).beyondMapBytes)
     await stage.mq.close()
     await stage.broker.stop()
-    const { broker, readyMs } = await startTimed({ dataDir: stage.dataDir })
+    const { broker, readyMs, cpuMs } = await startTimed({ dataDir: stage.dataDir })
     stage.broker = broker
     stage.mq = await connectTo(broker)
     figures.add('ready after a planned stop', 'ms', readyMs, { atMost: 5000 })
+    figures.add('CPU until then, planned', 'ms', cpuMs)
     return figures.all
   },
 
@@ -248,10 +249,11 @@ async function drain(
 async function restart(stage: Stage, figures: Figures, targetMs?: number): Promise<void> {
   await stage.mq.close()
   await stage.broker.kill()
-  const { broker, readyMs } = await startTimed({ dataDir: stage.dataDir, execArgv: stage.execArgv })
+  const { broker, readyMs, cpuMs } = await startTimed({ dataDir: stage.dataDir, execArgv: stage.execArgv })
   stage.broker = broker
   stage.mq = await connectTo(broker)
   figures.add('ready after kill -9', 'ms', readyMs, targetMs === undefined ? null : { atMost: targetMs })
+  figures.add('CPU until then', 'ms', cpuMs)
 }
 
 function connectTo(broker: BrokerProcess): Promise<MqClient> {

@@ -1,7 +1,7 @@
 /** Looks at a broker from outside while something goes on: conditions to wait for, the most memory it took. */
 import { setTimeout } from 'node:timers/promises'
 import { BrokerProcess, type BrokerProcessOptions } from './broker-process.ts'
-import { memoryOf } from './proc.ts'
+import { cpuSecondsOf, memoryOf } from './proc.ts'
 
 const pollMs = 50
 
@@ -32,16 +32,21 @@ export async function peakBeyondMap<T>(
   }
 }
 
-/** Starts a broker; `readyMs` is from the start of the process to an answer of /readyz that says so. */
-export async function startTimed(
-  options: BrokerProcessOptions,
-): Promise<{ broker: BrokerProcess; readyMs: number }> {
+export interface Started {
+  readonly broker: BrokerProcess
+  /** From the start of the process to an answer of /readyz that says so. */
+  readonly readyMs: number
+  /** What it had used of the processor by then, all threads together: what the machine's noise does not change. */
+  readonly cpuMs: number
+}
+
+export async function startTimed(options: BrokerProcessOptions): Promise<Started> {
   const startMs = performance.now()
   const broker = await BrokerProcess.start(options)
   try {
     const ready = await waitFor(10_000, async () => (await fetch(`http://${broker.http}/readyz`)).ok)
     if (ready === null) throw new Error('the broker serves and never says that it is ready')
-    return { broker, readyMs: performance.now() - startMs }
+    return { broker, readyMs: performance.now() - startMs, cpuMs: 1000 * cpuSecondsOf(broker.pid) }
   } catch (error) {
     await broker.kill()
     throw error
