@@ -14,6 +14,8 @@ export interface BrokerProcessOptions {
   readonly execArgv?: readonly string[] | undefined
   /** What runs node, with its arguments: `strace -f …`. */
   readonly wrapper?: readonly string[] | undefined
+  /** Variables besides ours: `MQ_SEGMENT_BYTES`. */
+  readonly environment?: NodeJS.ProcessEnv | undefined
 }
 
 const startMs = 30_000
@@ -26,19 +28,21 @@ export class BrokerProcess {
   readonly pid: number
   /** host:port */
   readonly listen: string
+  /** host:port of /readyz and /metrics */
+  readonly http: string
   readonly #child: ChildProcess
   readonly #exited: Promise<string>
   readonly #stderr: () => string
 
   private constructor(
-    pid: number,
-    listen: string,
+    { pid, listen, http }: { pid: number; listen: string; http: string },
     child: ChildProcess,
     exited: Promise<string>,
     stderr: () => string,
   ) {
     this.pid = pid
     this.listen = listen
+    this.http = http
     this.#child = child
     this.#exited = exited
     this.#stderr = stderr
@@ -46,11 +50,19 @@ export class BrokerProcess {
 
   /** Resolves once it serves. @throws Error with what it said when it does not */
   static async start(options: BrokerProcessOptions): Promise<BrokerProcess> {
-    const { dataDir, root = projectRoot(), listen = '127.0.0.1:0', execArgv = [], wrapper = [] } = options
+    const {
+      dataDir,
+      root = projectRoot(),
+      listen = '127.0.0.1:0',
+      execArgv = [],
+      wrapper = [],
+      environment = {},
+    } = options
     const flags = ['--data-dir', dataDir, '--listen', listen, '--http', '127.0.0.1:0', '--log-level', 'warn']
     const command = [...wrapper, process.execPath, ...execArgv, join(root, 'bin', 'mq-broker.js')]
     const [file, ...args] = [...command, 'start', '--json', ...flags]
-    const child = spawn(file!, args, { env: childEnvironment(), stdio: ['ignore', 'pipe', 'pipe'] })
+    const env = { ...childEnvironment(), ...environment }
+    const child = spawn(file!, args, { env, stdio: ['ignore', 'pipe', 'pipe'] })
     ownChild(child)
     let stderr = ''
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
@@ -74,7 +86,7 @@ export class BrokerProcess {
     try {
       const ready = JSON.parse(await within(startMs, 'the broker to serve', Promise.race([line, ended])))
       ended.catch(() => undefined)
-      return new BrokerProcess(ready.pid, ready.listen, child, exited, () => stderr.trim())
+      return new BrokerProcess(ready, child, exited, () => stderr.trim())
     } catch (error) {
       child.kill('SIGKILL')
       throw error

@@ -1,5 +1,5 @@
 /** What is measured: the workloads of the project's performance page, and the limits they are compared with. */
-import type { BenchArgs } from './args.ts'
+import { streams, type BenchArgs, type Stream } from './args.ts'
 
 /** By `receive`, or pushed: each acked in its turn of the loop, or in batches with one promise. */
 export type ConsumeMode = 'receive' | 'consume' | 'consumeBatches'
@@ -26,14 +26,15 @@ export function batchOf(bodyBytes: number): number {
   return Math.max(1, Math.min(500, Math.round(102_400 / bodyBytes)))
 }
 
-export function chooseCases({ workloads, sizesBytes, windows }: BenchArgs): Case[] {
+export function chooseCases({ workloads: chosen, sizesBytes, windows }: BenchArgs): Case[] {
   const cases: Case[] = []
+  const workloads = streams.filter((stream) => chosen.includes(stream))
   for (const bodyBytes of sizesBytes) {
     const size = sizeName(bodyBytes)
     const batch = batchOf(bodyBytes)
     const raw = `raw lmdb ${batch} × ${size}`
-    const streams = workloads.filter((workload) => workload !== 'w4')
-    if (streams.length > 0) {
+    const kinds = workloads.filter((workload): workload is Exclude<Stream, 'w4'> => workload !== 'w4')
+    if (kinds.length > 0) {
       cases.push(
         { name: raw, kind: 'raw', bodyBytes, batch, windows: [rawInFlight * batch], against: null },
         {
@@ -46,7 +47,7 @@ export function chooseCases({ workloads, sizesBytes, windows }: BenchArgs): Case
         },
       )
     }
-    for (const kind of streams) {
+    for (const kind of kinds) {
       const name = `${kind.toUpperCase()} ${size}`
       // Batches in flight, not messages, are what a window of batches bounds: few, and twice as many.
       const batchWindows = [rawInFlight * batch, 3 * rawInFlight * batch]

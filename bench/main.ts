@@ -7,14 +7,17 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseBenchArgs, usage, type BenchArgs } from './args.ts'
+import { parseBenchArgs, states, usage, type BenchArgs } from './args.ts'
+import { backlogModes, measureBacklog } from './backlog.ts'
 import { bodyBytesMin } from './bodies.ts'
 import { buildCommandIfStale, projectRoot } from './broker-process.ts'
 import { batchOf, chooseCases, type Case } from './cases.ts'
+import { summarizeFigures, targetText, valueText, type Figure } from './figures.ts'
 import { measure, type Run } from './measure.ts'
 import { availableMemoryBytes, describeMachine } from './proc.ts'
 import { topOfProfiles } from './profile.ts'
 import { renderReport, settingsOf, summarize, type Report } from './report.ts'
+import { measureScale } from './scale.ts'
 import { Worker } from './steps.ts'
 import type { WarmSteps } from './warm.ts'
 
@@ -46,6 +49,7 @@ async function bench(args: BenchArgs): Promise<void> {
   }
 
   const runs: Run[] = []
+  const figures: Figure[] = []
   for (let round = 1; round <= args.repeat; round++) {
     for (const what of cases) {
       const profileDir = args.profileDir === undefined ? undefined : join(args.profileDir, `run-${round}`)
@@ -53,6 +57,12 @@ async function bench(args: BenchArgs): Promise<void> {
       const run = await measure(what, { dir, durationMs: args.durationMs, warmMs, window, profileDir })
       runs.push(run)
       say(run, `${round}/${args.repeat}`)
+    }
+    for await (const figure of measureStates(args, dir, round)) {
+      figures.push(figure)
+      const { of, what, unit, value, target } = figure
+      const wanted = target === null ? '' : ` (wanted ${targetText(target)})`
+      console.error(`${round}/${args.repeat}  ${of}: ${what} ${valueText(value)} ${unit}${wanted}`)
     }
   }
 
@@ -62,6 +72,8 @@ async function bench(args: BenchArgs): Promise<void> {
     settings: settingsOf({ ...args, warmMs, warmedBytes, batches: args.sizesBytes.map(batchOf) }),
     rows: summarize(cases, runs),
     runs,
+    figureRows: summarizeFigures(figures),
+    figures,
   }
   console.log(`\n${renderReport(report)}`)
   const results = join(projectRoot(), 'bench', 'results', 'tmp')
@@ -70,6 +82,17 @@ async function bench(args: BenchArgs): Promise<void> {
   writeFileSync(join(results, `${startedAt.replaceAll(':', '-')}.json`), json)
   if (args.jsonFile !== undefined) writeFileSync(args.jsonFile, json)
   if (args.profileDir !== undefined) console.log(topOfProfiles(args.profileDir).join('\n'))
+}
+
+/** The figures of what is no stream, one after the other. */
+async function* measureStates(args: BenchArgs, dir: string, round: number): AsyncGenerator<Figure> {
+  const messages = args.backlog
+  const profileDir = args.profileDir === undefined ? undefined : join(args.profileDir, `run-${round}`)
+  for (const state of states.filter((name) => args.workloads.includes(name))) {
+    if (state === 'w5') {
+      for (const mode of backlogModes) yield* await measureBacklog(mode, { dir, messages, profileDir })
+    } else yield* await measureScale(state, { dir, messages, profileDir })
+  }
 }
 
 /** Gone with this process, however it ends in order. */

@@ -23,6 +23,12 @@ export function anonymousBytesOf(pid: number): number {
   return statusBytes(pid, 'RssAnon')
 }
 
+/** Memory in use now, in bytes: all of it, and what of it is not pages of mapped files. */
+export function memoryOf(pid: number): { residentBytes: number; beyondMapBytes: number } {
+  const residentBytes = statusBytes(pid, 'VmRSS')
+  return { residentBytes, beyondMapBytes: residentBytes - statusBytes(pid, 'RssFile') }
+}
+
 function statusBytes(pid: number, field: string): number {
   const match = new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))
   return match === null ? NaN : Number(match[1]) * 1024

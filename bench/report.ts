@@ -1,5 +1,6 @@
 /** The result as a table, with the ratios that outlast the machine. */
 import { sizeName, type Case } from './cases.ts'
+import { groupBy, targetText, valueText, type Figure, type FigureRow } from './figures.ts'
 import type { Run } from './measure.ts'
 import type { Machine } from './proc.ts'
 import { spreadOf, type Spread } from './statistics.ts'
@@ -29,18 +30,21 @@ export interface Report {
   readonly settings: Readonly<Record<string, unknown>>
   readonly rows: readonly Row[]
   readonly runs: readonly Run[]
+  readonly figureRows: readonly FigureRow[]
+  readonly figures: readonly Figure[]
 }
 
-type Figure = { [K in keyof Run]: Run[K] extends number | null ? K : never }[keyof Run]
+type RunFigure = { [K in keyof Run]: Run[K] extends number | null ? K : never }[keyof Run]
 
 export function summarize(cases: readonly Case[], runs: readonly Run[]): Row[] {
   const rows: Row[] = []
   for (const { name, against } of cases) {
     const own = runs.filter((run) => run.case === name)
     if (own.length === 0) continue
-    const all = (figure: Figure) => own.map((run) => run[figure]).filter((value) => value !== null)
-    const spread = (figure: Figure) => (all(figure).length === 0 ? null : spreadOf(all(figure)))
-    const sum = (figure: Figure) => (all(figure).length === 0 ? null : all(figure).reduce((a, b) => a + b, 0))
+    const all = (figure: RunFigure) => own.map((run) => run[figure]).filter((value) => value !== null)
+    const spread = (figure: RunFigure) => (all(figure).length === 0 ? null : spreadOf(all(figure)))
+    const sum = (figure: RunFigure) =>
+      all(figure).length === 0 ? null : all(figure).reduce((a, b) => a + b, 0)
     const perSecond = spreadOf(all('perSecond'))
     const raw = rows.find((row) => row.case === against)
     rows.push({
@@ -64,7 +68,7 @@ export function summarize(cases: readonly Case[], runs: readonly Run[]): Row[] {
   return rows
 }
 
-export function renderReport({ machine, startedAt, settings, rows }: Report): string {
+export function renderReport({ machine, startedAt, settings, rows, figureRows }: Report): string {
   const { cores, cpu, memoryBytes, kernel, node } = machine
   const columns: [string, (row: Row) => string][] = [
     ['case', (row) => row.case],
@@ -91,15 +95,34 @@ export function renderReport({ machine, startedAt, settings, rows }: Report): st
     Object.entries(settings)
       .map(([name, value]) => `${name} ${Array.isArray(value) ? value.join('/') : String(value)}`)
       .join(', '),
-    '',
-    ...table(columns, rows),
-    '',
-    's/M: CPU seconds for a million messages, of broker (or raw lmdb), producer and consumer. × raw: of raw lmdb in this',
-    'run. drain/s: what W1 and W4 sent, received and acked afterwards. others: share of the machine that others used.',
+    ...(rows.length > 0 ? ['', ...table(columns, rows), '', ...legend] : []),
+    ...(figureRows.length > 0 ? ['', ...figureTable(figureRows)] : []),
   ].join('\n')
 }
 
-function table(columns: readonly [string, (row: Row) => string][], rows: readonly Row[]): string[] {
+const legend = [
+  's/M: CPU seconds for a million messages, of broker (or raw lmdb), producer and consumer. × raw: of raw lmdb in this',
+  'run. drain/s: what W1 and W4 sent, received and acked afterwards. others: share of the machine that others used.',
+]
+
+function figureTable(rows: readonly FigureRow[]): string[] {
+  const text = (value: number) => (Number.isFinite(value) ? valueText(value) : 'never')
+  return [...groupBy(rows, ({ of }) => of)].flatMap(([of, own], i) => [
+    ...(i > 0 ? [''] : []),
+    ...table<FigureRow>(
+      [
+        [of, ({ what, unit }) => `${what}, ${unit}`],
+        ['median', ({ spread }) => text(spread.median)],
+        ['min – max', ({ spread }) => `${text(spread.min)} – ${text(spread.max)}`],
+        ['target', ({ target }) => targetText(target)],
+        ['', ({ isMet }) => (isMet === null ? '' : isMet ? 'met' : 'MISSED')],
+      ],
+      own,
+    ),
+  ])
+}
+
+function table<R>(columns: readonly [string, (row: R) => string][], rows: readonly R[]): string[] {
   const cells = [columns.map(([title]) => title), ...rows.map((row) => columns.map(([, cell]) => cell(row)))]
   const widths = columns.map((_, i) => Math.max(...cells.map((line) => line[i]!.length)))
   return cells.map((line) =>

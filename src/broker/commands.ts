@@ -327,8 +327,7 @@ export class Commands implements RequestHandler {
   }
 
   async #create(name: string, options: QueueOptions): Promise<Queue> {
-    const epoch = await this.#broker.meta.drawEpoch()
-    const record = await this.#broker.meta.createQueue(name, options)
+    const { record, epoch } = await this.#broker.meta.createQueue(name, options)
     const queue = this.#broker.openQueue(record, epoch)
     await this.#broker.log.flushed()
     // Found any sooner, its partitions would refuse sends for a moment, and so mix up the order of a client's.

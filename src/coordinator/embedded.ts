@@ -104,23 +104,24 @@ export class EmbeddedStore {
    * @throws MqError DISK_FULL; STORAGE_FAILED, STOPPING: so do all writes from then on
    */
   async drawEpoch(): Promise<Epoch> {
-    const epoch = this.#epoch + 1
-    this.#epoch = epoch
-    await this.#write('epoch', [epoch])
+    const epoch = ++this.#epoch
+    await this.#write([epochPut(epoch)])
     return epoch
   }
 
   /**
-   * Creations and deletions come one at a time; after DISK_FULL nothing has changed.
+   * Creates a queue and draws the epoch in which it begins, in one commit: a crash leaves both or neither. Creations and
+   * deletions come one at a time; after DISK_FULL nothing has changed.
    * @throws MqError as `drawEpoch`
    */
-  async createQueue(name: string, options: QueueOptions): Promise<QueueRecord> {
+  async createQueue(name: string, options: QueueOptions): Promise<{ record: QueueRecord; epoch: Epoch }> {
     invariant(!this.#byName.has(name), `queue ${name} is there already`)
     const id = Buffer.from(this.#random.bytes(16)).toString('hex')
     const record: QueueRecord = { id, name, options, createdMs: this.#clock.nowMs(), deletedMs: null }
-    await this.#writeQueue(record)
+    const epoch = ++this.#epoch
+    await this.#write([epochPut(epoch), queuePut(record)])
     this.#byName.set(name, record)
-    return record
+    return { record, epoch }
   }
 
   /** The queue has `options` from then on. @throws MqError as `drawEpoch` */
@@ -128,7 +129,7 @@ export class EmbeddedStore {
     const record = this.#byName.get(name)
     invariant(record !== undefined, `queue ${name} is not there`)
     const updated: QueueRecord = { ...record, options }
-    await this.#writeQueue(updated)
+    await this.#write([queuePut(updated)])
     this.#byName.set(name, updated)
   }
 
@@ -136,7 +137,7 @@ export class EmbeddedStore {
     const record = this.#byName.get(name)
     invariant(record !== undefined, `queue ${name} is not there`)
     const tombstone: QueueRecord = { ...record, deletedMs: this.#clock.nowMs() }
-    await this.#writeQueue(tombstone)
+    await this.#write([queuePut(tombstone)])
     this.#byName.delete(name)
     this.#deleted.set(record.id, tombstone)
   }
@@ -184,17 +185,8 @@ export class EmbeddedStore {
     return value === undefined ? undefined : metaValue(Buffer.from(key), value)
   }
 
-  #writeQueue(record: QueueRecord): Promise<void> {
-    return this.#write(`queue/${record.id}`, [
-      record.name,
-      record.options,
-      record.createdMs,
-      record.deletedMs,
-    ])
-  }
-
-  #write(key: string, value: unknown): Promise<void> {
-    const written = this.#last.then(() => this.#commit([metaPut(key, value)]))
+  #write(puts: readonly Put[]): Promise<void> {
+    const written = this.#last.then(() => this.#commit(puts))
     this.#last = written.catch(() => undefined)
     return written
   }
@@ -228,6 +220,14 @@ export class EmbeddedStore {
   }
 }
 
+function epochPut(epoch: Epoch): Put {
+  return metaPut('epoch', [epoch])
+}
+
+function queuePut({ id, name, options, createdMs, deletedMs }: QueueRecord): Put {
+  return metaPut(`queue/${id}`, [name, options, createdMs, deletedMs])
+}
+
 /** @throws MqError NEWER_DATA_FORMAT */
 export function assertKnownFormat(format: number): void {
   if (format <= dataFormat) return
@@ -254,7 +254,7 @@ export function metaValue(key: Uint8Array, stored: Uint8Array): unknown {
   throw new MqError('CORRUPT_LOG', `meta key '${Buffer.from(key).toString('latin1')}' cannot be read`)
 }
 
-/** @throws MqError CORRUPT_LOG: it is not what `#writeQueue` writes */
+/** @throws MqError CORRUPT_LOG: it is not what `queuePut` makes */
 export function queueRecordOf(key: Uint8Array, value: Uint8Array): QueueRecord {
   const id = Buffer.from(key).toString('latin1').slice('queue/'.length)
   const damaged = (cause?: unknown): MqError =>
