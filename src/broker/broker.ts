@@ -18,6 +18,7 @@ import { Retention } from '../storage/retention.ts'
 import { nowhere, sourceId, type Target } from '../partition/outbox.ts'
 import type { PartitionId, ProducerId, QueueId } from '../types.ts'
 import { BatchBuilder } from '../wire/batch.ts'
+import { Checkpoints } from './checkpoints.ts'
 import { Commands } from './commands.ts'
 import type { PeerLink } from './forwarder.ts'
 import { silentLogger, type Logger } from './logger.ts'
@@ -146,6 +147,7 @@ export class RunningBroker implements Broker, Measured {
   /** For what clients bring about. */
   readonly limitedLog: LimitedLog
   readonly #context: PartitionContext
+  readonly #checkpoints: Checkpoints
 
   constructor(env: Env, options: BrokerOptions) {
     this.env = env
@@ -154,7 +156,10 @@ export class RunningBroker implements Broker, Measured {
     this.limitedLog = new LimitedLog(options.log, env.clock)
     this.failed = new Promise((resolve) => (this.#tellFailed = resolve))
     this.#filled = new Promise((resolve) => (this.#tellFull = resolve))
+    const { checkpointBytesPerTurn } = { ...logDefaults, ...options.logOptions }
+    this.#checkpoints = new Checkpoints(env.clock, checkpointBytesPerTurn, (error) => this.failedWith(error))
     this.#context = {
+      checkpoints: this.#checkpoints,
       clock: env.clock,
       logger: options.log,
       recovered: (entries) => (this.#entriesRead += entries),
@@ -411,7 +416,8 @@ export class RunningBroker implements Broker, Measured {
       }
       this.#checkpointAll()
       // A queue whose creation is under way still begins its log.
-      const flushed = this.#commands!.idle().then(() => this.log.flushed())
+      const idle = Promise.all([this.#commands!.idle(), this.#checkpoints.idle()])
+      const flushed = idle.then(() => this.log.flushed())
       const stopped = Promise.race([flushed.then(() => true), this.failed.then(() => false)])
       if ((await this.#within(this.options.stopTimeoutMs, stopped)) !== true)
         this.logger.warn(
@@ -425,6 +431,7 @@ export class RunningBroker implements Broker, Measured {
   }
 
   async #close(): Promise<void> {
+    this.#checkpoints.close()
     await this.#listener?.close()
     if (this.#mode !== 'failed') this.#mode = 'stopped'
     for (const queue of this.queues.values()) for (const partition of queue.partitions) partition.close()
@@ -492,6 +499,7 @@ export class RunningBroker implements Broker, Measured {
     if (this.#mode === 'failed') return
     this.#mode = 'failed'
     this.#retention?.close()
+    this.#checkpoints.close()
     const what = error.code === 'INTERNAL' ? 'a defect' : 'the disk failed'
     this.logger.error(
       { code: error.code, reason: error.message },
