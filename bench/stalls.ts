@@ -34,6 +34,8 @@ const batch = 1000
 const bodyBytes = 100
 /** Longer than any case. */
 const longLeaseMs = 3_600_000
+/** What preparing a case may take, before something becomes due. */
+const untilDueMs = 60_000
 /** The broker looks at its segments once a second. */
 const retentionLooksMs = 3000
 
@@ -263,8 +265,9 @@ const cases: readonly Case[] = [
     async run(stage, messages) {
       const leases = messages / 10
       await stage.fill(leases)
-      const dueMs = Date.now() + 20_000
-      await takeEach(stage.mq, leases, () => dueMs - Date.now())
+      const dueMs = Date.now() + untilDueMs
+      await takeEach(stage.mq, leases, () => Math.max(1, dueMs - Date.now()))
+      mustLieAhead(dueMs)
       await stage.measure('expiry of 100,000 leases', async () => {
         await pause(Math.max(0, dueMs - Date.now()) + 2000)
         const { messages: states } = await stage.mq.describeQueue(queue)
@@ -275,10 +278,11 @@ const cases: readonly Case[] = [
   {
     name: 'delayed',
     async run(stage, messages) {
-      const dueMs = Date.now() + 30_000
+      const dueMs = Date.now() + untilDueMs
       const beforeBytes = anonymousBytesOf(stage.pid)
       // Neighbours differ, so that no two are one range.
       await stage.fill(messages, (i) => dueMs + (i & 1))
+      mustLieAhead(dueMs)
       const heldBytes = anonymousBytesOf(stage.pid) - beforeBytes
       await stage.measure('all become ready, each a range', async () => {
         await pause(Math.max(0, dueMs - Date.now()) + 4000)
@@ -303,6 +307,11 @@ const cases: readonly Case[] = [
     },
   },
 ]
+
+function mustLieAhead(dueMs: number): void {
+  if (dueMs < Date.now() + 2000)
+    throw new Error(`the machine took over ${untilDueMs} ms to prepare this case`)
+}
 
 /** Takes messages one by one: a lease each. */
 async function takeEach(mq: MqClient, messages: number, leaseMs: () => number): Promise<void> {

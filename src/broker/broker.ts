@@ -106,6 +106,9 @@ export interface BrokerInternals {
   readonly log: SharedLog
 }
 
+/** Partitions that are opened, or told of a deletion, between two looks at everything else. */
+const partitionsPerTurn = 100
+
 /** What a stop waits for a commit under way beyond `stopTimeoutMs`, in milliseconds. */
 const closeTimeoutMs = 1000
 
@@ -301,7 +304,7 @@ export class RunningBroker implements Broker, Measured {
       removed: (segment) => this.logger.info({ segment }, 'segment removed: nothing in it is needed'),
     })
     phases.end('segments')
-    for (const record of this.#meta.queues.values()) this.addQueue(this.openQueue(record, epoch))
+    for (const record of this.#meta.queues.values()) this.addQueue(await this.openQueue(record, epoch))
     phases.end('partitions')
     await this.#log.flushed()
     phases.end('firstCommit')
@@ -310,13 +313,10 @@ export class RunningBroker implements Broker, Measured {
 
   /**
    * Opens a queue's partitions in `epoch`, which is durable; they serve once the log has been flushed. Nobody finds
-   * the queue until it is added.
+   * the queue until it is added. Others are served in between.
    * @throws MqError STOPPING: the log is not there any more
    */
-  openQueue(record: QueueRecord, epoch: number): Queue {
-    if (this.#mode === 'stopped' || this.#mode === 'failed') {
-      throw new MqError('STOPPING', 'the broker is stopping')
-    }
+  async openQueue(record: QueueRecord, epoch: number): Promise<Queue> {
     const { clock, random } = this.env
     const { deliveryLatency } = this.meters
     const queue = new Queue(record.id, record.name, record.options, {
@@ -326,6 +326,10 @@ export class RunningBroker implements Broker, Measured {
       deadLetterTarget: (name, partition) => this.#deadLetterTarget(name, partition),
     })
     for (let id = 0; id < queue.options.partitions; id++) {
+      if (id > 0 && id % partitionsPerTurn === 0) await this.#turn()
+      if (this.#mode === 'stopped' || this.#mode === 'failed') {
+        throw new MqError('STOPPING', 'the broker is stopping')
+      }
       queue.partitions.push(
         Partition.start(record, id, epoch, this.log, this.#context, queue.leaderOptions, () => queue.ready()),
       )
@@ -383,8 +387,12 @@ export class RunningBroker implements Broker, Measured {
     this.queuesById.set(queue.id, queue)
   }
 
-  /** Forgets a queue whose tombstone is durable; whoever waits on it hears QUEUE_DELETED. */
-  closeQueue(queue: Queue): void {
+  /**
+   * Forgets a queue whose tombstone is durable; whoever waits on it hears QUEUE_DELETED. Resolves once every partition
+   * has forgotten it too, which takes many turns. Nothing of it comes back in between: forwards from it are refused by
+   * the tombstone, and those to it find no queue. What a crash or a stop leaves undone the next start does.
+   */
+  async closeQueue(queue: Queue): Promise<void> {
     this.queues.delete(queue.name)
     this.names.delete(queue.name)
     this.queuesById.delete(queue.id)
@@ -392,9 +400,19 @@ export class RunningBroker implements Broker, Measured {
     for (const partition of queue.partitions) partition.close(error)
     queue.refuseWaiting(error)
     const sources = sourcesOf({ id: queue.id, options: queue.optionsSet })
+    let inTurn = 0
     for (const other of this.queues.values()) {
-      for (const partition of other.partitions) partition.queueDeleted(queue.id, sources)
+      for (const partition of other.partitions) {
+        if (++inTurn % partitionsPerTurn === 0) await this.#turn()
+        if (!this.serving) return
+        partition.queueDeleted(queue.id, sources)
+      }
     }
+  }
+
+  /** Others get theirs. */
+  #turn(): Promise<void> {
+    return new Promise((resolve) => this.env.clock.soon(resolve))
   }
 
   stop(): Promise<void> {

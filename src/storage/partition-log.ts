@@ -171,16 +171,11 @@ export class PartitionLog {
     return false
   }
 
-  /** How many of this partition's offsets are in the segment, and how many of them are messages to be kept. */
-  shareOf(name: string): { offsets: number; held: number } {
+  /** How many of this partition's offsets are in the segment. */
+  offsetsIn(name: string): number {
     const i = this.extents.findIndex(({ segment }) => segment.name === name)
-    let offsets = this.copies.find(({ segment }) => segment.name === name)?.batches.size ?? 0
-    if (i >= 0) offsets += (this.extents[i + 1]?.first ?? this.durableEnd) - this.extents[i]!.first
-    let held = 0
-    const run: Run = { start: 0, end: 0, value: 0 }
-    if (offsets > 0)
-      for (let at = 0; this.nextHeldIn(name, at, run); at = run.end) held += run.end - run.start
-    return { offsets, held }
+    const copied = this.copies.find(({ segment }) => segment.name === name)?.batches.size ?? 0
+    return i < 0 ? copied : copied + (this.extents[i + 1]?.first ?? this.durableEnd) - this.extents[i]!.first
   }
 
   /**
