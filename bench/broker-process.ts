@@ -1,7 +1,8 @@
 /** The real broker, as the command starts it, in a process of its own. For the bench, the crash loop and tests. */
-import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
+import { spawn, spawnSync, type ChildProcess, type ChildProcessByStdio } from 'node:child_process'
 import { existsSync, readdirSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import type { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 
 export interface BrokerProcessOptions {
@@ -16,6 +17,10 @@ export interface BrokerProcessOptions {
   readonly wrapper?: readonly string[] | undefined
   /** Variables besides ours: `MQ_SEGMENT_BYTES`. */
   readonly environment?: NodeJS.ProcessEnv | undefined
+  /** For the command, besides those that it gets anyway. */
+  readonly flags?: readonly string[] | undefined
+  /** A channel to what `execArgv` loads into the broker: see `ask`. */
+  readonly channel?: boolean | undefined
 }
 
 const startMs = 30_000
@@ -57,12 +62,16 @@ export class BrokerProcess {
       execArgv = [],
       wrapper = [],
       environment = {},
+      channel = false,
     } = options
-    const flags = ['--data-dir', dataDir, '--listen', listen, '--http', '127.0.0.1:0', '--log-level', 'warn']
+    const where = ['--data-dir', dataDir, '--listen', listen, '--http', '127.0.0.1:0']
+    const flags = [...where, '--log-level', 'warn', ...(options.flags ?? [])]
     const command = [...wrapper, process.execPath, ...execArgv, join(root, 'bin', 'mq-broker.js')]
     const [file, ...args] = [...command, 'start', '--json', ...flags]
-    const env = { ...childEnvironment(), ...environment }
-    const child = spawn(file!, args, { env, stdio: ['ignore', 'pipe', 'pipe'] })
+    const child = spawn(file!, args, {
+      env: { ...childEnvironment(), ...environment },
+      stdio: ['ignore', 'pipe', 'pipe', ...(channel ? ['ipc' as const] : [])],
+    }) as ChildProcessByStdio<null, Readable, Readable>
     ownChild(child)
     let stderr = ''
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
@@ -96,6 +105,15 @@ export class BrokerProcess {
   /** What it logged last; warnings and worse. */
   get log(): string {
     return this.#stderr()
+  }
+
+  /** What the probe answers that is loaded into the broker. */
+  ask<T>(question: string): Promise<T> {
+    const answer = new Promise<T>((resolve) =>
+      this.#child.once('message', (message) => resolve(message as T)),
+    )
+    this.#child.send(question)
+    return within(stopMs, `the broker to answer ${question}`, answer)
   }
 
   /** kill -9; resolves once the process is gone. */

@@ -18,6 +18,7 @@ import { Retention } from '../storage/retention.ts'
 import { nowhere, sourceId, type Target } from '../partition/outbox.ts'
 import type { PartitionId, ProducerId, QueueId } from '../types.ts'
 import { BatchBuilder } from '../wire/batch.ts'
+import { Checkpoints } from './checkpoints.ts'
 import { Commands } from './commands.ts'
 import type { PeerLink } from './forwarder.ts'
 import { silentLogger, type Logger } from './logger.ts'
@@ -105,6 +106,9 @@ export interface BrokerInternals {
   readonly log: SharedLog
 }
 
+/** Partitions that are opened, or told of a deletion, between two looks at everything else. */
+export const partitionsPerTurn = 100
+
 /** What a stop waits for a commit under way beyond `stopTimeoutMs`, in milliseconds. */
 const closeTimeoutMs = 1000
 
@@ -146,6 +150,7 @@ export class RunningBroker implements Broker, Measured {
   /** For what clients bring about. */
   readonly limitedLog: LimitedLog
   readonly #context: PartitionContext
+  readonly #checkpoints: Checkpoints
 
   constructor(env: Env, options: BrokerOptions) {
     this.env = env
@@ -154,7 +159,10 @@ export class RunningBroker implements Broker, Measured {
     this.limitedLog = new LimitedLog(options.log, env.clock)
     this.failed = new Promise((resolve) => (this.#tellFailed = resolve))
     this.#filled = new Promise((resolve) => (this.#tellFull = resolve))
+    const { checkpointBytesPerTurn } = { ...logDefaults, ...options.logOptions }
+    this.#checkpoints = new Checkpoints(env.clock, checkpointBytesPerTurn, (error) => this.failedWith(error))
     this.#context = {
+      checkpoints: this.#checkpoints,
       clock: env.clock,
       logger: options.log,
       recovered: (entries) => (this.#entriesRead += entries),
@@ -296,7 +304,7 @@ export class RunningBroker implements Broker, Measured {
       removed: (segment) => this.logger.info({ segment }, 'segment removed: nothing in it is needed'),
     })
     phases.end('segments')
-    for (const record of this.#meta.queues.values()) this.addQueue(this.openQueue(record, epoch))
+    for (const record of this.#meta.queues.values()) this.addQueue(await this.openQueue(record, epoch))
     phases.end('partitions')
     await this.#log.flushed()
     phases.end('firstCommit')
@@ -305,13 +313,10 @@ export class RunningBroker implements Broker, Measured {
 
   /**
    * Opens a queue's partitions in `epoch`, which is durable; they serve once the log has been flushed. Nobody finds
-   * the queue until it is added.
+   * the queue until it is added. Others are served in between.
    * @throws MqError STOPPING: the log is not there any more
    */
-  openQueue(record: QueueRecord, epoch: number): Queue {
-    if (this.#mode === 'stopped' || this.#mode === 'failed') {
-      throw new MqError('STOPPING', 'the broker is stopping')
-    }
+  async openQueue(record: QueueRecord, epoch: number): Promise<Queue> {
     const { clock, random } = this.env
     const { deliveryLatency } = this.meters
     const queue = new Queue(record.id, record.name, record.options, {
@@ -321,6 +326,10 @@ export class RunningBroker implements Broker, Measured {
       deadLetterTarget: (name, partition) => this.#deadLetterTarget(name, partition),
     })
     for (let id = 0; id < queue.options.partitions; id++) {
+      if (id > 0 && id % partitionsPerTurn === 0) await this.turn()
+      if (this.#mode === 'stopped' || this.#mode === 'failed') {
+        throw new MqError('STOPPING', 'the broker is stopping')
+      }
       queue.partitions.push(
         Partition.start(record, id, epoch, this.log, this.#context, queue.leaderOptions, () => queue.ready()),
       )
@@ -378,8 +387,12 @@ export class RunningBroker implements Broker, Measured {
     this.queuesById.set(queue.id, queue)
   }
 
-  /** Forgets a queue whose tombstone is durable; whoever waits on it hears QUEUE_DELETED. */
-  closeQueue(queue: Queue): void {
+  /**
+   * Forgets a queue whose tombstone is durable; whoever waits on it hears QUEUE_DELETED. Resolves once every partition
+   * has forgotten it too, which takes many turns. Nothing of it comes back in between: forwards from it are refused by
+   * the tombstone, and those to it find no queue. What a crash or a stop leaves undone the next start does.
+   */
+  async closeQueue(queue: Queue): Promise<void> {
     this.queues.delete(queue.name)
     this.names.delete(queue.name)
     this.queuesById.delete(queue.id)
@@ -387,9 +400,19 @@ export class RunningBroker implements Broker, Measured {
     for (const partition of queue.partitions) partition.close(error)
     queue.refuseWaiting(error)
     const sources = sourcesOf({ id: queue.id, options: queue.optionsSet })
+    let inTurn = 0
     for (const other of this.queues.values()) {
-      for (const partition of other.partitions) partition.queueDeleted(queue.id, sources)
+      for (const partition of other.partitions) {
+        if (++inTurn % partitionsPerTurn === 0) await this.turn()
+        if (!this.serving) return
+        partition.queueDeleted(queue.id, sources)
+      }
     }
+  }
+
+  /** Others get theirs. */
+  turn(): Promise<void> {
+    return new Promise((resolve) => this.env.clock.soon(resolve))
   }
 
   stop(): Promise<void> {
@@ -411,7 +434,8 @@ export class RunningBroker implements Broker, Measured {
       }
       this.#checkpointAll()
       // A queue whose creation is under way still begins its log.
-      const flushed = this.#commands!.idle().then(() => this.log.flushed())
+      const idle = Promise.all([this.#commands!.idle(), this.#checkpoints.idle()])
+      const flushed = idle.then(() => this.log.flushed())
       const stopped = Promise.race([flushed.then(() => true), this.failed.then(() => false)])
       if ((await this.#within(this.options.stopTimeoutMs, stopped)) !== true)
         this.logger.warn(
@@ -425,6 +449,7 @@ export class RunningBroker implements Broker, Measured {
   }
 
   async #close(): Promise<void> {
+    this.#checkpoints.close()
     await this.#listener?.close()
     if (this.#mode !== 'failed') this.#mode = 'stopped'
     for (const queue of this.queues.values()) for (const partition of queue.partitions) partition.close()
@@ -492,6 +517,7 @@ export class RunningBroker implements Broker, Measured {
     if (this.#mode === 'failed') return
     this.#mode = 'failed'
     this.#retention?.close()
+    this.#checkpoints.close()
     const what = error.code === 'INTERNAL' ? 'a defect' : 'the disk failed'
     this.logger.error(
       { code: error.code, reason: error.message },

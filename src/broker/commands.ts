@@ -328,7 +328,7 @@ export class Commands implements RequestHandler {
 
   async #create(name: string, options: QueueOptions): Promise<Queue> {
     const { record, epoch } = await this.#broker.meta.createQueue(name, options)
-    const queue = this.#broker.openQueue(record, epoch)
+    const queue = await this.#broker.openQueue(record, epoch)
     await this.#broker.log.flushed()
     // Found any sooner, its partitions would refuse sends for a moment, and so mix up the order of a client's.
     this.#broker.addQueue(queue)
@@ -351,7 +351,7 @@ export class Commands implements RequestHandler {
       queue.isLeaving = false
       throw error
     }
-    this.#broker.closeQueue(queue)
+    await this.#broker.closeQueue(queue)
     this.#note(session, 'queue deleted', { queue: name, messages })
     return null
   }

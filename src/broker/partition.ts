@@ -5,9 +5,11 @@ import { CorruptEntry, logName, type Entry } from '../partition/entry.ts'
 import { PartitionState } from '../partition/fold.ts'
 import { Leader, type LeaderOptions, type LeaderSink, type Now, type Reply } from '../partition/leader.ts'
 import type { Run } from '../partition/range-map.ts'
+import type { CheckpointWriter } from '../storage/checkpoint-writer.ts'
 import type { SharedLog } from '../storage/log.ts'
 import type { PartitionLog } from '../storage/partition-log.ts'
 import type { Epoch, Offset, PartitionId, ProducerId, QueueId } from '../types.ts'
+import type { Checkpointed, Checkpoints } from './checkpoints.ts'
 import { Forwarder, type ForwarderContext } from './forwarder.ts'
 import type { Logger } from './logger.ts'
 
@@ -16,7 +18,7 @@ export interface ReplyTo {
   answer(reply: Reply): void
 }
 
-export class Partition implements LeaderSink<ReplyTo> {
+export class Partition implements LeaderSink<ReplyTo>, Checkpointed {
   readonly id: PartitionId
   readonly #queueName: string
   readonly #context: PartitionContext
@@ -33,6 +35,8 @@ export class Partition implements LeaderSink<ReplyTo> {
   #timer: Timer | null = null
   #armedMs = Infinity
   #checkpointed: Offset
+  /** One is to be written although nothing has changed. */
+  #isCheckpointAsked = false
   #open = true
   /** The entry of the oldest message, as it was last looked up. */
   #oldest = { base: 0, end: 0, timeMs: 0 }
@@ -58,7 +62,10 @@ export class Partition implements LeaderSink<ReplyTo> {
     this.#checkpointed = state.logEnd
     this.leader = new Leader(log.name, state, this, options)
     log.nextHeld = (from, into) => this.#nextHeld(from, into)
-    log.askCheckpoint = () => this.checkpoint(true)
+    log.askCheckpoint = () => {
+      this.#isCheckpointAsked = true
+      this.checkpoint()
+    }
     context.attach(log)
     log.onDurable = (end) => {
       this.leader.committed(end)
@@ -225,12 +232,17 @@ export class Partition implements LeaderSink<ReplyTo> {
     return true
   }
 
-  /** Stores the fold, if it has changed since it was stored last, or anyway. */
-  checkpoint(anyway = false): void {
-    if (!this.#open || this.halted !== null) return
-    if (!anyway && this.leader.state.logEnd === this.#checkpointed) return
-    this.#checkpointed = this.leader.state.logEnd
-    this.#log.checkpoint(this.leader.state)
+  /** The fold is stored soon, if it has changed since it was stored last. */
+  checkpoint(): void {
+    if (this.#open && this.halted === null) this.#context.checkpoints.want(this)
+  }
+
+  beginCheckpoint(): CheckpointWriter | null {
+    const { state } = this.leader
+    if (!this.#isCheckpointAsked && state.logEnd === this.#checkpointed) return null
+    this.#isCheckpointAsked = false
+    this.#checkpointed = state.logEnd
+    return this.#log.beginCheckpoint(state)
   }
 
   /** A planned stop: leases are written down, nothing more is served. Done once the log has been flushed. */
@@ -245,6 +257,7 @@ export class Partition implements LeaderSink<ReplyTo> {
     if (!this.#open) return
     this.#disarm()
     this.#forwarder?.close(reason)
+    this.#context.checkpoints.forget(this)
     this.#context.detach(this.#log)
     this.#log.onDurable = () => undefined
     if (reason !== undefined) this.leader.abandon(reason)
@@ -283,6 +296,7 @@ export interface PartitionContext {
   readonly clock: Clock
   readonly logger: Logger
   readonly forwarding: ForwarderContext
+  readonly checkpoints: Checkpoints
   /** Counts log entries that a start had to read. */
   recovered(entries: number): void
   /** What this log needs of the disk is to be kept. */

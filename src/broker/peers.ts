@@ -4,7 +4,7 @@ import { comparePositions, sourceId } from '../partition/outbox.ts'
 import type { Queue } from './queue.ts'
 import { decodeForward, encodeForwardAnswer } from '../wire/peer.ts'
 import { checkedBatch } from './checked-batch.ts'
-import type { RunningBroker } from './broker.ts'
+import { partitionsPerTurn, type RunningBroker } from './broker.ts'
 import type { Partition } from './partition.ts'
 
 /** Columns that a forwarded batch may have: others mean something to one queue only, and became headers. */
@@ -70,8 +70,10 @@ export async function tellSources(broker: RunningBroker, queue: Queue): Promise<
   if (queue.partitions.every(({ leader }) => leader.state.sources.size === 0)) return
   // What it has taken is certain only then.
   await broker.log.flushed()
+  let inTurn = 0
   for (const { id: sourceQueueId, partitions } of broker.queues.values()) {
     for (const source of partitions) {
+      if (++inTurn % partitionsPerTurn === 0) await broker.turn()
       if (source.halted !== null) continue
       const id = sourceId({ queueId: sourceQueueId, partition: source.id })
       for (const { id: partition, leader } of queue.partitions) {

@@ -16,6 +16,9 @@ import type { Delivery } from '../wire/messages.ts'
 import type { Partition } from './partition.ts'
 import { effectiveOptions } from './queue-options.ts'
 
+/** Takers that are served in one turn: each may get megabytes, and there may be as many as connections. */
+const takersPerTurn = 64
+
 /** Somebody who takes messages under lease. */
 export interface Taker {
   readonly partition: PartitionId | null
@@ -229,10 +232,15 @@ export class Queue {
     // Who is served and stays goes to the end of the line, and is not looked at again in this turn.
     let left = this.#waiting.size
     let isServing = false
+    let servedInTurn = 0
     for (const [taker, timer] of this.#waiting) {
       if (left-- === 0) break
       if (!this.partitions.some((p) => p.leader.readyCount > 0)) return
       if (!taker.canTake()) continue
+      if (servedInTurn++ === takersPerTurn) {
+        isServing = true
+        break
+      }
       const deliveries = this.#take(taker)
       if (deliveries.length === 0) continue
       timer?.cancel()

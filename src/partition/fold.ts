@@ -1,9 +1,10 @@
 /**
  * The fold: a partition's state as a pure function of its log. It reads entries and nothing else, neither clock nor
  * option nor chance, so that a leader, a replica and a restart can't disagree. `leader.ts` decides what is appended;
- * this file says what it means.
+ * this file says what it means; `checkpoint.ts` stores what came of it. Whatever a checkpoint under way may refer to is
+ * replaced, never written to: outcomes, positions, outputs.
  */
-import { invariant, MqError } from '../errors.ts'
+import { invariant } from '../errors.ts'
 import {
   limits,
   type Epoch,
@@ -12,16 +13,8 @@ import {
   type OutputPosition,
   type ProducerId,
 } from '../types.ts'
-import { pack, unpack } from '../wire/msgpack.ts'
-import { chainStart, CorruptEntry, type EntryHeader } from './entry.ts'
-import {
-  fieldsOf,
-  Outbox,
-  positionOf,
-  type Moved,
-  type StoredDestination,
-  type StoredPosition,
-} from './outbox.ts'
+import { chainStart, type EntryHeader } from './entry.ts'
+import { Outbox, positionOf, type Moved } from './outbox.ts'
 import { settledBy, type EntryBody, type HandedLease, type Ranges } from './payload.ts'
 import { RangeMap } from './range-map.ts'
 
@@ -256,97 +249,4 @@ export class PartitionState {
     this.refusedNumbers += refused?.length ?? 0
     if (outcomes.length > limits.unansweredMax) this.refusedNumbers -= outcomes.shift()!.refused?.length ?? 0
   }
-
-  /** The state as LOG.md's checkpoint stores it, without the crc. */
-  encode(firstSegment: string): Uint8Array {
-    const live = this.live.toArray()
-    const quarantined = this.quarantined.toArray()
-    return pack([
-      checkpointVersion,
-      firstSegment,
-      this.logEnd,
-      this.epoch,
-      this.chain,
-      this.timeMs,
-      live,
-      quarantined,
-      this.delayed.toArray(),
-      this.floor,
-      [...this.producers].map(([id, p]) => [
-        Buffer.from(id, 'latin1'),
-        p.epoch,
-        p.opening,
-        p.lastUsedMs,
-        p.outcomes.map((o) =>
-          o.count > 0
-            ? [o.sequence, o.epoch, o.base, o.count, o.crc]
-            : [o.sequence, o.epoch, o.base, 0, o.crc, o.refused],
-        ),
-      ]),
-      this.handedOver && [
-        this.handedOver.nextLease,
-        this.handedOver.leases.map((l) => [l.lease, l.epoch, l.ranges]),
-      ],
-      [...this.sources].map(([id, p]) => [Buffer.from(id, 'latin1'), ...fieldsOf(p)]),
-      this.outbox.encode(),
-    ])
-  }
-
-  /**
-   * @throws CorruptEntry when the bytes, whose crc the caller has verified, do not hold a checkpoint; MqError
-   *   NEWER_DATA_FORMAT
-   */
-  static decode(bytes: Uint8Array): { state: PartitionState; firstSegment: string } {
-    try {
-      const f = unpack(bytes) as unknown[]
-      if (f[0] !== checkpointVersion) {
-        throw new MqError(
-          'NEWER_DATA_FORMAT',
-          `checkpoint of version ${String(f[0])}: written by a newer version`,
-        )
-      }
-      const state = new PartitionState()
-      state.logEnd = f[2] as number
-      state.epoch = f[3] as number
-      state.chain = Uint8Array.from(f[4] as Uint8Array)
-      state.timeMs = f[5] as number
-      state.live = RangeMap.fromArray(f[6] as number[])
-      state.quarantined = RangeMap.fromArray(f[7] as number[])
-      state.delayed = RangeMap.fromArray(f[8] as number[])
-      state.floor = f[9] as number
-      for (const p of f[10] as [Uint8Array, number, number, number, (number | number[] | null)[][]][]) {
-        state.producers.set(Buffer.from(p[0]).toString('latin1'), {
-          epoch: p[1],
-          opening: p[2],
-          lastUsedMs: p[3],
-          outcomes: p[4].map((o) => ({
-            sequence: o[0] as number,
-            epoch: o[1] as number,
-            base: o[2] as number,
-            count: o[3] as number,
-            crc: o[4] as number,
-            refused: (o[5] as number[] | null | undefined) ?? null,
-          })),
-        })
-      }
-      for (const { outcomes } of state.producers.values()) state.refusedNumbers += refusedNumbersOf(outcomes)
-      const handed = f[11] as [number, [number, number, number[]][]] | null
-      if (handed !== null) {
-        state.handedOver = {
-          nextLease: handed[0],
-          leases: handed[1].map(([lease, epoch, ranges]) => ({ lease, epoch, ranges })),
-        }
-      }
-      for (const [id, ...position] of f[12] as [Uint8Array, ...StoredPosition][]) {
-        state.sources.set(Buffer.from(id).toString('latin1'), positionOf(position))
-      }
-      state.outbox = Outbox.decode(f[13] as StoredDestination[])
-      return { state, firstSegment: f[1] as string }
-    } catch (cause) {
-      if (cause instanceof MqError) throw cause
-      throw new CorruptEntry(`not a checkpoint: ${String(cause)}`)
-    }
-  }
 }
-
-const checkpointVersion = 3

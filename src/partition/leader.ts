@@ -170,8 +170,10 @@ interface Awaiting<Ref> {
   ready: Ranges | undefined
 }
 
-/** Ranges that one FAIL entry carries at most, so that a mass expiry makes entries of bounded size. */
+/** Ranges that one PURGE or FAIL entry carries at most. */
 const rangesPerEntryMax = 4096
+/** Leased ranges that expire in one turn, those of one lease more perhaps; and delayed runs that become ready in one. */
+export const duePerTurnMax = 2048
 /** Entries whose outputs are looked at for one forward. */
 const entriesPerForwardMax = 1000
 /** What an entry's header has room for. */
@@ -626,12 +628,17 @@ export class Leader<Ref> {
     return { state: 'leased', end }
   }
 
-  /** Time has passed: leases that ran out are failed deliveries, and what was delayed until now is ready. */
+  /**
+   * Time has passed: leases that ran out are failed deliveries, and what was delayed until now is ready. Of very many
+   * only some, so that others are served in between: the rest stays due (`nextDueMs`) for the next tick. Nobody can use
+   * an expired lease meanwhile; a hand-over writes it down as expired.
+   */
   tick(now: Now): void {
     if (this.#mode !== 'leading') return
     const timeMs = this.#timeMs(now)
     const expired: Ranges = []
-    this.#leases.expire(now.monotonicMs, (start, end) => expired.push(start, end - start))
+    const visit = (start: Offset, end: Offset): void => void expired.push(start, end - start)
+    this.#leases.expire(now.monotonicMs, visit, duePerTurnMax)
     for (let i = 0; i < expired.length; i += 2 * rangesPerEntryMax) {
       const failed = expired.slice(i, i + 2 * rangesPerEntryMax)
       const { ranges, notBefore, moved } = this.#failing(failed, null, 'the lease expired', timeMs)
@@ -650,7 +657,10 @@ export class Leader<Ref> {
     this.#wokenMs = timeMs
     if (this.#wakes.peekDueMs() > timeMs) return
     const run: Run = { start: 0, end: 0, value: 0 }
-    for (let offset = this.#wakes.popDue(timeMs); offset !== -1; offset = this.#wakes.popDue(timeMs)) {
+    // What is delayed until a time that has been reached and comes now is ready before what is left: it waits for nothing.
+    for (let left = duePerTurnMax; left > 0; left--) {
+      const offset = this.#wakes.popDue(timeMs)
+      if (offset === -1) break
       // Of runs that have become one, the first timer finds all.
       if (!this.#delayed.nextRun(offset, run) || run.start !== offset || run.value > timeMs) continue
       this.#delayed.delete(run.start, run.end)

@@ -130,9 +130,15 @@ export class Leases {
     return extended
   }
 
-  /** Ends everything that expired by `nowMs`; `expired` sees it. */
-  expire(nowMs: number, expired: RangeVisitor): void {
-    for (let id = this.#timers.popDue(nowMs); id !== -1; id = this.#timers.popDue(nowMs)) {
+  /**
+   * Ends what expired by `nowMs`; `expired` sees it. After `rangesMax` ranges, and the rest of that lease, what is left
+   * stays due: it can't be settled or extended any more, and is ended by the next call.
+   */
+  expire(nowMs: number, expired: RangeVisitor, rangesMax = Infinity): void {
+    let left = rangesMax
+    while (left > 0) {
+      const id = this.#timers.popDue(nowMs)
+      if (id === -1) return
       const lease = this.#leases.get(id)
       if (lease === undefined) continue
       const kept: number[] = []
@@ -144,6 +150,7 @@ export class Leases {
           earliest = Math.min(earliest, expiresMs)
         } else {
           this.#messages -= to - from
+          left--
           expired(from, to)
         }
       }
@@ -156,7 +163,7 @@ export class Leases {
   /** Ends up to `rangesMax` ranges that are out below `end`, whoever has them; `taken` sees them. */
   takeBelow(end: Offset, rangesMax: number, taken: RangeVisitor): void {
     let left = rangesMax
-    for (const lease of [...this.#leases.values()]) {
+    for (const lease of this.#leases.values()) {
       if (left <= 0) return
       const kept: number[] = []
       for (let i = 0; i < lease.ranges.length; i += 3) {

@@ -55,7 +55,7 @@ export function sourceId({ queueId, partition }: Target): ProducerId {
   return createHash('sha256').update(name).digest().toString('latin1', 0, 16)
 }
 
-/** Outputs that one entry issued and that are not done. */
+/** Outputs that one entry issued and that are not done. Replaced, never changed: a checkpoint under way may have it. */
 export interface Outputs {
   readonly epoch: Epoch
   readonly offset: Offset
@@ -64,7 +64,7 @@ export interface Outputs {
   /** When they were moved, in ms since 1970. */
   readonly timeMs: number
   /** Flat `start, count, deliveries, index of the first, …`; never empty, indexes rise. */
-  ranges: number[]
+  readonly ranges: readonly number[]
 }
 
 export interface Destination {
@@ -131,7 +131,7 @@ export class Outbox {
     while (done < pending.length) {
       const outputs = pending[done]!
       if (comparePositions(endOf(outputs), position) > 0) {
-        this.#trim(outputs, position)
+        pending[done] = this.#trimmed(outputs, position)
         break
       }
       for (let i = 0; i < outputs.ranges.length; i += perRange) {
@@ -142,9 +142,9 @@ export class Outbox {
     pending.splice(0, done)
   }
 
-  /** The part of an entry's outputs that is done leaves. */
-  #trim(outputs: Outputs, position: OutputPosition): void {
-    if (outputs.epoch !== position.epoch || outputs.offset !== position.offset) return
+  /** What is left of an entry's outputs; the part that is done leaves. */
+  #trimmed(outputs: Outputs, position: OutputPosition): Outputs {
+    if (outputs.epoch !== position.epoch || outputs.offset !== position.offset) return outputs
     const left: number[] = []
     const { ranges } = outputs
     for (let i = 0; i < ranges.length; i += perRange) {
@@ -153,7 +153,7 @@ export class Outbox {
       this.#moving.delete(start, start + done)
       if (done < count) left.push(start + done, count - done, deliveries, first + done)
     }
-    outputs.ranges = left
+    return { ...outputs, ranges: left }
   }
 
   /**
@@ -186,10 +186,10 @@ export class Outbox {
     this.#moving.forEachIn(start, end, (from, to) => gone.push(from, to))
     if (gone.length === 0) return gone
     this.#moving.delete(start, end)
-    for (const { pending } of this.#destinations.values()) {
-      for (const outputs of pending) outputs.ranges = without(outputs.ranges, start, end)
-      const left = pending.filter(({ ranges }) => ranges.length > 0)
-      pending.splice(0, pending.length, ...left)
+    for (const destination of this.#destinations.values()) {
+      destination.pending = destination.pending
+        .map((outputs) => ({ ...outputs, ranges: without(outputs.ranges, start, end) }))
+        .filter(({ ranges }) => ranges.length > 0)
     }
     return gone
   }
@@ -204,24 +204,7 @@ export class Outbox {
     return destination
   }
 
-  /** As LOG.md's checkpoint stores it. */
-  encode(): unknown[] {
-    return [...this.#destinations.values()].map(({ target, last, issued, pending }) => [
-      Buffer.from(target.queueId, 'hex'),
-      target.partition,
-      fieldsOf(last),
-      fieldsOf(issued),
-      pending.map(({ epoch, offset, why, error, timeMs, ranges }) => [
-        epoch,
-        offset,
-        why,
-        error,
-        timeMs,
-        ranges,
-      ]),
-    ])
-  }
-
+  /** From a checkpoint. */
   static decode(stored: readonly StoredDestination[]): Outbox {
     const outbox = new Outbox()
     for (const [queueId, partition, last, issued, pending] of stored) {

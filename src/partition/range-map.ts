@@ -14,6 +14,10 @@
 //     (offsets mostly arrive in order);
 //   - neighbours which together hold no more than three quarters of the limit become one. The gap between
 //     three quarters and one keeps a map that goes up and down around a limit from copying each time.
+//
+// A snapshot shares the chunks. Each belongs to the generation in which it was made; a snapshot begins a new one, and
+// the map changes no chunk of an earlier generation but a copy (`#own`). So a snapshot costs a pointer a chunk, and
+// memory only for what changes while somebody reads it; a chunk is copied at most once for each snapshot.
 
 /** Consecutive offsets with one value: `start` is inclusive, `end` exclusive. */
 export type Run = { start: number; end: number; value: number }
@@ -23,7 +27,14 @@ export type RangeMapOptions = {
   chunkRunsMax?: number
 }
 
-type Chunk = { runs: Float64Array; count: number }
+type Chunk = { runs: Float64Array; count: number; generation: number }
+
+/** The runs of a map as they were at one moment, as chunks of triples (start, end, value). */
+export type RangeSnapshot = {
+  /** Number of runs. */
+  readonly runs: number
+  readonly chunks: readonly { readonly runs: Readonly<Float64Array>; readonly count: number }[]
+}
 
 const CHUNK_RUNS_MAX = 256
 const CHUNK_RUNS_MIN_ALLOCATED = 4
@@ -46,7 +57,9 @@ export class RangeMap {
   /** Invariant: two neighbours together hold more runs than this, so memory stays near what is needed. */
   readonly #mergeRunsMax: number
   /** Invariant: there is a chunk, and only a sole chunk may be empty (kept, so that 0 <-> 1 is free). */
-  #chunks: Chunk[] = [emptyChunk()]
+  #chunks: Chunk[] = [emptyChunk(0)]
+  /** Snapshots that were taken. Invariant: a chunk of an earlier generation is never changed. */
+  #generation = 0
   /** Invariant: `#firsts[c]` is the first start of chunk c, unless that is empty. */
   #firsts: Float64Array = new Float64Array(FIRSTS_MIN_ALLOCATED)
   /** Invariant: the sum of the chunks' counts. */
@@ -129,10 +142,11 @@ export class RangeMap {
       throw new RangeError(`value ${value} is not an integer above 0`)
     if (start === end) return
     // The plain path of a partition: the next offset joins the last run.
-    const last = this.#chunks[this.#chunks.length - 1]!
+    const c = this.#chunks.length - 1
+    const last = this.#chunks[c]!
     const at = last.count * 3 - 3
     if (at >= 0 && last.runs[at + 1] === start && last.runs[at + 2] === value) {
-      last.runs[at + 1] = end
+      this.#own(c).runs[at + 1] = end
       this.#size += end - start
       return
     }
@@ -148,7 +162,7 @@ export class RangeMap {
     const first = runs[0]!
     if (start <= first && end < runs[1]!) {
       if (end <= first) return
-      runs[0] = end
+      this.#own(0).runs[0] = end
       this.#firsts[0] = end
       this.#size -= end - first
       return
@@ -158,7 +172,7 @@ export class RangeMap {
 
   /** Makes every offset absent and gives the memory back. */
   clear(): void {
-    this.#chunks = [emptyChunk()]
+    this.#chunks = [emptyChunk(this.#generation)]
     this.#firsts = new Float64Array(FIRSTS_MIN_ALLOCATED)
     this.#runs = 0
     this.#size = 0
@@ -257,9 +271,15 @@ export class RangeMap {
     return flat
   }
 
+  /** All runs as they are now, whatever becomes of the map. Takes time in the number of chunks. */
+  snapshot(): RangeSnapshot {
+    this.#generation++
+    return { runs: this.#runs, chunks: this.#chunks.slice() }
+  }
+
   clone(): RangeMap {
     const map = new RangeMap({ chunkRunsMax: this.#chunkRunsMax })
-    map.#chunks = this.#chunks.map(({ runs, count }) => ({ runs: runs.slice(), count }))
+    map.#chunks = this.#chunks.map(({ runs, count }) => ({ runs: runs.slice(), count, generation: 0 }))
     map.#firsts = this.#firsts.slice()
     map.#runs = this.#runs
     map.#size = this.#size
@@ -317,6 +337,14 @@ export class RangeMap {
     }
     if (runs !== this.#runs) throw broken(`there are ${runs} runs but ${this.#runs} are counted`)
     if (size !== this.#size) throw broken(`there are ${size} offsets but ${this.#size} are counted`)
+  }
+
+  /** Chunk c, to be changed: where a snapshot may have it, a copy in its place. */
+  #own(c: number): Chunk {
+    const chunk = this.#chunks[c]!
+    if (chunk.generation === this.#generation) return chunk
+    const { runs, count } = chunk
+    return (this.#chunks[c] = { runs: runs.slice(), count, generation: this.#generation })
   }
 
   /** The last chunk that starts at or before `offset`, else the first. */
@@ -413,6 +441,8 @@ export class RangeMap {
       length += 3
     }
     const replacements = length / 3
+    chunk = this.#own(c)
+    last = c === d ? chunk : this.#own(d)
     this.#size += sizeAfter - sizeBefore
     this.#runs += replacements - touched
 
@@ -438,10 +468,11 @@ export class RangeMap {
   }
 
   #split(c: number): void {
-    const chunk = this.#chunks[c]!
+    const chunk = this.#own(c)
     const keep = c === this.#chunks.length - 1 ? this.#chunkRunsMax : chunk.count >>> 1
     const count = chunk.count - keep
-    const right = { runs: new Float64Array(this.#allocatedRuns(count) * 3), count }
+    const { generation } = chunk
+    const right: Chunk = { runs: new Float64Array(this.#allocatedRuns(count) * 3), count, generation }
     right.runs.set(chunk.runs.subarray(keep * 3, chunk.count * 3))
     chunk.count = keep
 
@@ -463,9 +494,11 @@ export class RangeMap {
     chunk.count = count
   }
 
-  #shrink(chunk: Chunk): void {
-    const length = this.#allocatedRuns(chunk.count) * 3
-    if (chunk.runs.length >= length * 2) chunk.runs = reallocated(chunk.runs, length)
+  #shrink(c: number): void {
+    const { runs, count } = this.#chunks[c]!
+    const length = this.#allocatedRuns(count) * 3
+    if (runs.length >= length * 2)
+      this.#chunks[c] = { runs: reallocated(runs, length), count, generation: this.#generation }
   }
 
   /** Runs to allocate for a chunk of `count` runs, so that it grows by doubling and stops at its limit. */
@@ -477,7 +510,7 @@ export class RangeMap {
   #mergeAround(c: number): void {
     while (c + 1 < this.#chunks.length && this.#mergeable(c)) this.#mergeWithNext(c)
     while (c > 0 && this.#mergeable(c - 1)) this.#mergeWithNext(--c)
-    this.#shrink(this.#chunks[c]!)
+    this.#shrink(c)
   }
 
   /** Whether chunk c and the next must become one. */
@@ -488,9 +521,9 @@ export class RangeMap {
   }
 
   #mergeWithNext(c: number): void {
-    const left = this.#chunks[c]!
+    if (this.#chunks[c]!.count === 0) return this.#removeChunks(c, c + 1)
+    const left = this.#own(c)
     const right = this.#chunks[c + 1]!
-    if (left.count === 0) return this.#removeChunks(c, c + 1)
     const at = left.count
     this.#resizeGap(left, at, at, right.count)
     left.runs.set(right.runs.subarray(0, right.count * 3), at * 3)
@@ -518,8 +551,8 @@ function assertRange(start: number, end: number): void {
   }
 }
 
-function emptyChunk(): Chunk {
-  return { runs: new Float64Array(CHUNK_RUNS_MIN_ALLOCATED * 3), count: 0 }
+function emptyChunk(generation: number): Chunk {
+  return { runs: new Float64Array(CHUNK_RUNS_MIN_ALLOCATED * 3), count: 0, generation }
 }
 
 /** The first run of the chunk that ends after `offset`, or the chunk's count. */

@@ -17,14 +17,15 @@ import {
   type Entry,
   type LogName,
 } from '../partition/entry.ts'
+import { decodeCheckpoint } from '../partition/checkpoint.ts'
 import { PartitionState } from '../partition/fold.ts'
 import { RangeMap, type Run } from '../partition/range-map.ts'
 import type { Offset, QueueId } from '../types.ts'
+import { checkpointBody } from './checkpoint-writer.ts'
 import { DataDirectory, type Problem } from './data-directory.ts'
 import { foldNext } from './log.ts'
 import {
   asBuffer,
-  checkpointBody,
   checkpointPrefix,
   copyPrefix,
   entryPrefix,
@@ -313,7 +314,7 @@ class LogCheck {
         if (!isNewest) return
         isNewest = false
         try {
-          this.#state = PartitionState.decode(body).state
+          this.#state = decodeCheckpoint(body).state
           this.#checkpointed = this.#state.logEnd
         } catch (error) {
           this.#breakOff(`its newest checkpoint cannot be read: ${told(error)}`, where)

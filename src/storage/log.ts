@@ -18,12 +18,14 @@ import {
   type Entry,
   type LogName,
 } from '../partition/entry.ts'
+import { decodeCheckpoint } from '../partition/checkpoint.ts'
 import { PartitionState } from '../partition/fold.ts'
 import { decodeBody, type Ranges } from '../partition/payload.ts'
 import type { Offset } from '../types.ts'
 import { asStorageError, watchdog } from './disk-failure.ts'
 import { EntryCache } from './entry-cache.ts'
-import { asBuffer, checkpointBody, copyPrefix, PartitionLog, type Queued } from './partition-log.ts'
+import { checkpointBody } from './checkpoint-writer.ts'
+import { asBuffer, copyPrefix, PartitionLog, type Queued } from './partition-log.ts'
 
 export interface LogOptions {
   /** Size at which the log rolls on to the next segment, in bytes. */
@@ -47,6 +49,8 @@ export interface LogOptions {
   retentionMs: number
   /** How long a segment is kept for a few messages in it before those are copied, in milliseconds. */
   copyAfterMs: number
+  /** What is encoded of checkpoints in one turn, in bytes, a piece more perhaps; others are served in between. */
+  checkpointBytesPerTurn: number
 }
 
 export const logDefaults: LogOptions = {
@@ -60,6 +64,7 @@ export const logDefaults: LogOptions = {
   cacheBytes: 32 << 20,
   retentionMs: 1000,
   copyAfterMs: 30_000,
+  checkpointBytesPerTurn: 512 << 10,
 }
 
 export interface LogEvents {
@@ -297,7 +302,7 @@ export class SharedLog {
       // A rotten checkpoint costs only time: the one before it and a longer tail say the same.
       const body = checkpointBody(log.name, value)
       if (body !== null)
-        return { ...PartitionState.decode(body), segment: this.#segments[i]!.name, bytes: 4 + body.length }
+        return { ...decodeCheckpoint(body), segment: this.#segments[i]!.name, bytes: 4 + body.length }
     }
     return { state: new PartitionState(), firstSegment: '', segment: null, bytes: 0 }
   }
@@ -587,21 +592,19 @@ function toPuts(group: readonly Queued[]): Put[] {
       value: record.parts.length === 1 ? record.parts[0]! : Buffer.concat(record.parts),
     })
   }
-  for (const { log, bytes, base, end, checkpoint, isCopy } of group) {
+  for (const { log, bytes, base, end, beginsRecord, checkpoint, isCopy } of group) {
     if (isCopy === true) {
       puts.push({ key: log.key(base, copyPrefix), value: bytes })
       continue
     }
     if (checkpoint !== undefined) {
-      // The entries after a checkpoint begin a record, so that a start reads none of those before it.
-      close(log)
       puts.push({ key: log.checkpointKey, value: bytes })
       continue
     }
     const record = open.get(log)
     if (record !== undefined) {
       invariant(base === record.end, `appended ${base} where ${record.end} was next`)
-      if (bytes.length <= smallEntryBytes && record.bytes + bytes.length <= recordBytesMax) {
+      if (!beginsRecord && bytes.length <= smallEntryBytes && record.bytes + bytes.length <= recordBytesMax) {
         record.parts.push(bytes)
         record.bytes += bytes.length
         record.end = end

@@ -1,5 +1,4 @@
 /** One partition's view of the shared log: where its entries are, what of them is needed, and reading them. */
-import { crc32 } from 'node:zlib'
 import type { Segment } from '../env.ts'
 import {
   CorruptEntry,
@@ -12,9 +11,11 @@ import {
   type Entry,
   type LogName,
 } from '../partition/entry.ts'
+import { capture, piecesOf } from '../partition/checkpoint.ts'
 import type { PartitionState } from '../partition/fold.ts'
 import { RangeMap, type Run } from '../partition/range-map.ts'
 import type { Offset } from '../types.ts'
+import { CheckpointWriter } from './checkpoint-writer.ts'
 import { PartitionEntries, type EntryCache } from './entry-cache.ts'
 
 /** Something on its way to the disk. */
@@ -24,6 +25,8 @@ export interface Queued {
   readonly bytes: Uint8Array
   readonly base: Offset
   readonly end: Offset
+  /** A checkpoint goes up to this entry: a start begins to read here, so it shares no record with those before it. */
+  readonly beginsRecord: boolean
   readonly checkpoint?: Checkpointed
   /** The entry is on disk already, in a segment that is to go. */
   readonly isCopy?: true
@@ -91,6 +94,8 @@ export class PartitionLog {
   /** A checkpoint is wanted: that of long ago is all that keeps a segment. */
   askCheckpoint: () => void = () => undefined
   readonly #shared: Shared
+  /** The offset of the last checkpoint that was begun. */
+  #captured: Offset = -1
   readonly #run: Run = { start: 0, end: 0, value: 0 }
 
   constructor(name: LogName, shared: Shared) {
@@ -103,7 +108,7 @@ export class PartitionLog {
 
   /** To be made durable, in order. The bytes must not change until `onDurable` has passed `end`. */
   append(entry: Uint8Array, base: Offset, end: Offset): void {
-    this.#shared.enqueue({ log: this, bytes: entry, base, end })
+    this.#shared.enqueue({ log: this, bytes: entry, base, end, beginsRecord: base === this.#captured })
   }
 
   /** For what a closed segment is needed, if it is. */
@@ -166,16 +171,11 @@ export class PartitionLog {
     return false
   }
 
-  /** How many of this partition's offsets are in the segment, and how many of them are messages to be kept. */
-  shareOf(name: string): { offsets: number; held: number } {
+  /** How many of this partition's offsets are in the segment. */
+  offsetsIn(name: string): number {
     const i = this.extents.findIndex(({ segment }) => segment.name === name)
-    let offsets = this.copies.find(({ segment }) => segment.name === name)?.batches.size ?? 0
-    if (i >= 0) offsets += (this.extents[i + 1]?.first ?? this.durableEnd) - this.extents[i]!.first
-    let held = 0
-    const run: Run = { start: 0, end: 0, value: 0 }
-    if (offsets > 0)
-      for (let at = 0; this.nextHeldIn(name, at, run); at = run.end) held += run.end - run.start
-    return { offsets, held }
+    const copied = this.copies.find(({ segment }) => segment.name === name)?.batches.size ?? 0
+    return i < 0 ? copied : copied + (this.extents[i + 1]?.first ?? this.durableEnd) - this.extents[i]!.first
   }
 
   /**
@@ -185,7 +185,7 @@ export class PartitionLog {
    */
   copy(offset: Offset): { end: Offset; bytes: number } {
     const { bytes, base, count } = this.look(offset)
-    this.#shared.enqueue({ log: this, bytes, base, end: base + count, isCopy: true })
+    this.#shared.enqueue({ log: this, bytes, base, end: base + count, beginsRecord: false, isCopy: true })
     return { end: base + count, bytes: bytes.length }
   }
 
@@ -206,19 +206,21 @@ export class PartitionLog {
     })
   }
 
-  /** Stores the fold of everything appended so far. */
-  checkpoint(state: PartitionState): void {
+  /**
+   * Begins to store the fold of everything appended so far; what is appended from now on is not in it. One at a time:
+   * of two under way the older could be stored last, and name as its tail what the newer one let go.
+   */
+  beginCheckpoint(state: PartitionState): CheckpointWriter {
     const from = this.#shared.currentSegment
-    const body = state.encode(from)
-    const bytes = Buffer.allocUnsafeSlow(4 + body.length)
-    bytes.writeUInt32BE(checkpointCrc(this.name, body), 0)
-    bytes.set(body, 4)
     const holds = [...this.extents, ...this.copies]
       .map(({ segment }) => segment.name)
       .filter((name) => this.nextHeldIn(name, 0, this.#run))
+    this.#captured = state.logEnd
     this.checkpointsUnderWay++
-    const checkpoint = { segment: '', from, holds, bytes: bytes.length }
-    this.#shared.enqueue({ log: this, bytes, base: -1, end: -1, checkpoint })
+    return new CheckpointWriter(this.name, piecesOf(capture(state, from)), (bytes) => {
+      const checkpoint = { segment: '', from, holds, bytes: bytes.length }
+      this.#shared.enqueue({ log: this, bytes, base: -1, end: -1, beginsRecord: false, checkpoint })
+    })
   }
 
   /**
@@ -377,17 +379,6 @@ function verifies(name: LogName, record: Buffer, at: number): boolean {
 export const entryPrefix = 0x4c
 export const checkpointPrefix = 0x43
 export const copyPrefix = 0x52
-
-function checkpointCrc(name: LogName, body: Uint8Array): number {
-  return (crc32(body) ^ name.crc) >>> 0
-}
-
-/** What is stored as a checkpoint, without its crc, in memory of its own; null when it has rotted. */
-export function checkpointBody(name: LogName, value: Uint8Array): Buffer | null {
-  const stored = Buffer.from(value)
-  const body = stored.subarray(4)
-  return stored.length > 4 && checkpointCrc(name, body) === stored.readUInt32BE(0) ? body : null
-}
 
 export function asBuffer(bytes: Uint8Array): Buffer {
   return Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)

@@ -24,6 +24,8 @@ export interface RetentionOptions {
 
 /** Partitions that are looked at in one turn. */
 const partitionsPerTurn = 500
+/** Runs of messages that are counted in one turn. */
+const runsPerTurn = 4096
 /** Checkpoints that are asked for in one round: each is written to the log. */
 const checkpointsPerRoundMax = 1000
 /** A segment smaller than this is not worth to be given up early. */
@@ -171,10 +173,17 @@ export class Retention {
     await this.#turn()
     let offsets = 0
     let held = 0
+    let inTurn = 0
+    const run: Run = { start: 0, end: 0, value: 0 }
     for await (const log of this.#partitions()) {
-      const share = log.shareOf(name)
-      offsets += share.offsets
-      held += share.held
+      offsets += log.offsetsIn(name)
+      // What is settled or copied behind this place meanwhile is counted: it is found less next time.
+      for (let at = 0; log.nextHeldIn(name, at, run); at = run.end) {
+        held += run.end - run.start
+        if (++inTurn % runsPerTurn !== 0) continue
+        await this.#turn()
+        if (!this.#isOpen) return false
+      }
     }
     if (held >= shareMax * offsets) {
       this.#sparse.delete(name)

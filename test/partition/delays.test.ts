@@ -2,7 +2,7 @@
 import { crc32 } from 'node:zlib'
 import t from 'tap'
 import { backoffDelayMs } from '../../src/partition/backoff.ts'
-import type { LeasedItem } from '../../src/partition/leader.ts'
+import { duePerTurnMax, type LeasedItem } from '../../src/partition/leader.ts'
 import { BatchBuilder, type MessageAttributes } from '../../src/wire/batch.ts'
 import { Bench, visibilityTimeoutMs } from './leader-bench.ts'
 
@@ -311,4 +311,31 @@ void t.test('a purge that ends within a run of delayed messages leaves the rest 
   bench.leader.checkInvariants()
   bench.advance(1000)
   t.equal(bench.readyRuns, '3+3×1')
+})
+
+void t.test('very many runs that are ready at the same time', async (t) => {
+  const runs = 2 * duePerTurnMax + 1
+  const bench = new Bench()
+  const dueMs = bench.now.wallMs + 1000
+  for (let sent = 0; sent < runs; sent += 1000) {
+    // Neighbours differ by a moment: no two are one run.
+    const some = Array.from({ length: Math.min(1000, runs - sent) }, (_, i) => ({
+      deliverAt: dueMs - ((sent + i) & 1),
+    }))
+    bench.send(`s${sent}`, batchOf(some))
+  }
+  bench.commit()
+  t.equal(bench.leader.delayedCount, runs)
+  bench.ms += 1000
+  let ticks = 0
+  for (; bench.leader.nextDueMs <= bench.ms; ticks++) {
+    const before = bench.leader.readyCount
+    const readyCalls = bench.readyCalls
+    bench.advance(0)
+    bench.leader.checkInvariants()
+    t.ok(bench.leader.readyCount - before <= duePerTurnMax, 'become so over several turns')
+    t.equal(bench.readyCalls, readyCalls + 1, 'and whoever waits hears of each')
+  }
+  t.equal(ticks, 3)
+  t.equal(bench.leader.readyCount, runs)
 })

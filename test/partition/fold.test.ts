@@ -7,6 +7,13 @@ import {
   noProducer,
   type EntryHeader,
 } from '../../src/partition/entry.ts'
+import {
+  capture,
+  decodeCheckpoint,
+  encodeCheckpoint,
+  itemsPerPieceMax,
+  piecesOf,
+} from '../../src/partition/checkpoint.ts'
 import { PartitionState } from '../../src/partition/fold.ts'
 import type { Moved, Target } from '../../src/partition/outbox.ts'
 import type { EntryBody, HandedLease, Ranges } from '../../src/partition/payload.ts'
@@ -513,7 +520,7 @@ void t.test('a checkpoint at any place, and the entries after it, say the same',
         const wanted = JSON.stringify(log.describe())
         const state = new PartitionState()
         for (let cut = 0; cut <= log.entries.length; cut++) {
-          const checkpoint = PartitionState.decode(state.encode('00000003'))
+          const checkpoint = decodeCheckpoint(encodeCheckpoint(state, '00000003'))
           if (JSON.stringify(describe(checkpoint.state)) !== JSON.stringify(describe(state))) {
             throw new Error(`a checkpoint after ${cut} entries`)
           }
@@ -527,23 +534,68 @@ void t.test('a checkpoint at any place, and the entries after it, say the same',
   )
 })
 
+void t.test(
+  'a checkpoint whose pieces are made while entries are applied is of the moment of its capture',
+  async (t) => {
+    t.doesNotThrow(() =>
+      fc.assert(
+        fc.property(logs, (log) => {
+          for (let cut = 0; cut <= log.entries.length; cut++) {
+            const state = fold(log.entries.slice(0, cut))
+            const wanted = Buffer.from(encodeCheckpoint(state, ''))
+            const pieces = piecesOf(capture(state, ''))
+            const made: Uint8Array[] = []
+            for (const entry of log.entries.slice(cut)) {
+              const { value } = pieces.next()
+              if (value) made.push(value)
+              fold([entry], state)
+            }
+            if (!Buffer.concat([...made, ...pieces]).equals(wanted)) throw new Error(`after ${cut} entries`)
+          }
+        }),
+      ),
+    )
+  },
+)
+
 void t.test('a checkpoint', async (t) => {
   const log = logOf(3)
 
+  await t.test('is written as one list of msgpack', async (t) => {
+    const bytes = encodeCheckpoint(fold(log.entries), '00000001')
+    t.strictSame(Buffer.from(bytes), Buffer.from(pack(unpack(bytes))))
+  })
+
+  await t.test('is made in pieces of a few thousand ranges', async (t) => {
+    const ranges = 3 * itemsPerPieceMax
+    const state = new PartitionState()
+    for (let i = 0; i < ranges; i++) {
+      state.live.set(3 * i, 3 * i + 2, 1 + (i % 300))
+      state.delayed.set(3 * i, 3 * i + 1, 2 ** 41 + i)
+    }
+    const pieces = [...piecesOf(capture(state, ''))]
+    const numbersMax = 3 * (itemsPerPieceMax + 256)
+    t.ok(pieces.every(({ length }) => length <= 9 * numbersMax))
+    const bytes = Buffer.concat(pieces)
+    t.strictSame(bytes, Buffer.from(pack(unpack(bytes))), 'and is the same as at once')
+    const { live, delayed } = decodeCheckpoint(bytes).state
+    t.ok(live.equals(state.live) && delayed.equals(state.delayed))
+  })
+
   await t.test('names the segment that the entries after it begin in', async (t) => {
-    t.equal(PartitionState.decode(new PartitionState().encode('00000017')).firstSegment, '00000017')
+    t.equal(decodeCheckpoint(encodeCheckpoint(new PartitionState(), '00000017')).firstSegment, '00000017')
   })
 
   await t.test('does not change with the bytes it was read from', async (t) => {
-    const bytes = fold(log.entries).encode('')
-    const { state } = PartitionState.decode(bytes)
+    const bytes = encodeCheckpoint(fold(log.entries), '')
+    const { state } = decodeCheckpoint(bytes)
     bytes.fill(0)
     t.strictSame(describe(state), log.describe())
   })
 
   await t.test('does not change with the state it was taken from', async (t) => {
     const state = fold(log.entries)
-    const bytes = state.encode('')
+    const bytes = encodeCheckpoint(state, '')
     const before = Buffer.from(bytes)
     state.apply(
       { ...log.entries[1]!.header, base: 4, sequence: 2 },
@@ -554,7 +606,7 @@ void t.test('a checkpoint', async (t) => {
   })
 
   await t.test('keeps its layout', async (t) => {
-    t.matchOnly(unpack(fold(log.entries).encode('00000001')), [
+    t.matchOnly(unpack(encodeCheckpoint(fold(log.entries), '00000001')), [
       3,
       '00000001',
       4,
@@ -577,7 +629,7 @@ void t.test('a checkpoint', async (t) => {
     const state = new PartitionState()
     state.logEnd = state.epoch = state.timeMs = state.floor = big
     state.live.set(big - 5, big - 1, 3)
-    const decoded = PartitionState.decode(state.encode('')).state
+    const decoded = decodeCheckpoint(encodeCheckpoint(state, '')).state
     t.strictSame(
       [decoded.logEnd, decoded.epoch, decoded.timeMs, decoded.floor, decoded.live.toArray()],
       [big, big, big, big, [big - 5, big - 1, 3]],
@@ -585,11 +637,11 @@ void t.test('a checkpoint', async (t) => {
   })
 
   await t.test('cut short anywhere is none', async (t) => {
-    const bytes = fold(log.entries).encode('')
+    const bytes = encodeCheckpoint(fold(log.entries), '')
     const wrong: number[] = []
     for (let length = 0; length < bytes.length; length++) {
       try {
-        PartitionState.decode(bytes.slice(0, length))
+        decodeCheckpoint(bytes.slice(0, length))
         wrong.push(length)
       } catch (error) {
         if (!(error instanceof CorruptEntry)) wrong.push(length)
@@ -599,7 +651,7 @@ void t.test('a checkpoint', async (t) => {
   })
 
   await t.test('of a newer version is not taken for rot', async (t) => {
-    t.throws(() => PartitionState.decode(pack([4, 'something else'])), { code: 'NEWER_DATA_FORMAT' })
+    t.throws(() => decodeCheckpoint(pack([4, 'something else'])), { code: 'NEWER_DATA_FORMAT' })
   })
 })
 

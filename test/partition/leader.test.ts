@@ -1,7 +1,7 @@
 import { crc32 } from 'node:zlib'
 import t from 'tap'
 import { MqError } from '../../src/errors.ts'
-import type { LeasedItem } from '../../src/partition/leader.ts'
+import { duePerTurnMax, type LeasedItem } from '../../src/partition/leader.ts'
 import { pack } from '../../src/wire/msgpack.ts'
 import { Bench, producer, visibilityTimeoutMs } from './leader-bench.ts'
 
@@ -593,6 +593,19 @@ void t.test('a settle again', async (t) => {
   })
 })
 
+/** A lease for each second message, so that no two are neighbours. */
+function everySecondLeased(leases: number): { bench: Bench; last: LeasedItem } {
+  const bench = new Bench()
+  bench.send('first', { count: 2 * leases })
+  bench.commit()
+  let last: LeasedItem | undefined
+  for (let offset = 1; offset < 2 * leases; offset += 2) {
+    const lease = bench.leader.lease([offset, offset + 1], visibilityTimeoutMs, bench.now)
+    last = { leaseEpoch: bench.epoch, lease, offset, count: 1 }
+  }
+  return { bench, last: last! }
+}
+
 void t.test('a lease that ran out', async (t) => {
   await t.test('is a failed delivery in the log', async (t) => {
     const { bench } = leased(3)
@@ -626,15 +639,45 @@ void t.test('a lease that ran out', async (t) => {
     const { bench } = leased(3)
     t.equal(bench.leader.nextDueMs, bench.ms + visibilityTimeoutMs)
   })
-  await t.test('beside many others makes entries of a bounded size', async (t) => {
-    const bench = sent(10_000)
-    for (let offset = 1; offset <= 10_000; offset += 2) {
-      bench.leader.lease([offset, offset + 1], visibilityTimeoutMs, bench.now)
+  await t.test('beside many others waits its turn, and is due at once', async (t) => {
+    const { bench } = everySecondLeased(2 * duePerTurnMax + 1)
+    bench.ms += visibilityTimeoutMs
+    let ticks = 0
+    for (; bench.leader.nextDueMs <= bench.ms; ticks++) {
+      const before = bench.leader.leasedCount
+      bench.advance(0)
+      bench.commit()
+      bench.leader.checkInvariants()
+      t.ok(before - bench.leader.leasedCount <= duePerTurnMax)
     }
+    t.equal(ticks, 3)
+    t.equal(bench.kinds, 'epochStart batch fail fail fail')
+    t.equal(bench.leader.readyCount, 2 * (2 * duePerTurnMax + 1))
+  })
+  await t.test('and waits its turn is lost all the same', async (t) => {
+    const { bench, last } = everySecondLeased(duePerTurnMax + 1)
     bench.advance(visibilityTimeoutMs)
+    t.equal(bench.leader.leasedCount, 1)
+    bench.settle('late', [last])
+    bench.extend('later', [last], 1000)
     bench.commit()
-    t.equal(bench.kinds, 'epochStart batch fail fail')
-    t.equal(bench.leader.readyCount, 10_000)
+    t.strictSame(bench.answers.slice(-2), [
+      `late settled but ${last.offset}+1`,
+      `later settled but ${last.offset}+1`,
+    ])
+  })
+  await t.test('and waited its turn when the leader stopped is a failed delivery to the next', async (t) => {
+    const { bench, last } = everySecondLeased(2 * duePerTurnMax + 1)
+    bench.ms += visibilityTimeoutMs
+    bench.restart()
+    bench.settle('late', [last])
+    t.strictSame(bench.answers.slice(-1), [`late settled but ${last.offset}+1`])
+    while (bench.leader.nextDueMs <= bench.ms) {
+      bench.advance(0)
+      bench.commit()
+    }
+    t.equal(bench.leader.leasedCount, 0)
+    t.equal(bench.leader.state.live.get(last.offset), 2)
   })
 })
 

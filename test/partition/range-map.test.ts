@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { RangeMap, type Run } from '../../src/partition/range-map.ts'
+import { RangeMap, type RangeSnapshot, type Run } from '../../src/partition/range-map.ts'
 
 /** The naive version: `cells[offset]` is the value, 0 if absent. */
 type Cells = number[]
@@ -249,6 +249,44 @@ void t.test('agrees with a naive map', async (t) => {
       ),
     'and survives being written and read',
   )
+})
+
+void t.test('a snapshot stays as it was', async (t) => {
+  const ops = fc.array(
+    fc.record({ start: fc.nat(60), length: fc.nat(9), value: fc.nat(3), isSnapshot: fc.boolean() }),
+    { maxLength: 60 },
+  )
+  t.doesNotThrow(() =>
+    fc.assert(
+      fc.property(ops, fc.integer({ min: 2, max: 5 }), (steps, chunkRunsMax) => {
+        const map = new RangeMap({ chunkRunsMax })
+        let cells: Cells = Array.from({ length: 70 }, () => 0)
+        const taken: { snapshot: RangeSnapshot; wanted: string }[] = []
+        for (const { start, length, value, isSnapshot } of steps) {
+          if (isSnapshot) taken.push({ snapshot: map.snapshot(), wanted: flat(runsOf(cells)).join() })
+          apply(map, { start, end: start + length, value })
+          cells = applied(cells, { start, end: start + length, value })
+        }
+        compare(map, cells)
+        for (const { snapshot, wanted } of taken) {
+          const found = snapshot.chunks.flatMap(({ runs, count }) => [...runs.subarray(0, 3 * count)])
+          if (found.join() !== wanted) throw new Error(`${found.join()}, wanted ${wanted}`)
+          if (snapshot.runs * 3 !== found.length) throw new Error(`${snapshot.runs} runs`)
+        }
+      }),
+      { numRuns: 1000 },
+    ),
+  )
+})
+
+void t.test('a snapshot copies nothing but what changes', async (t) => {
+  const map = new RangeMap()
+  for (let i = 0; i < 100_000; i++) map.set(2 * i, 2 * i + 1)
+  const { chunks } = map.snapshot()
+  map.delete(50_000, 50_001)
+  map.set(200_000, 200_001)
+  const now = new Set(map.snapshot().chunks)
+  t.equal(chunks.filter((chunk) => !now.has(chunk)).length, 2)
 })
 
 void t.test('a map that was never set is empty', async (t) => {

@@ -172,6 +172,7 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
       reserveBytes: random.pick([0, 3000, 100_000]),
       retentionMs: random.pick([20, 200, 1000]),
       copyAfterMs: random.pick([0, 100, 30_000]),
+      checkpointBytesPerTurn: new SeededRandom(seed).fork('checkpoints').pick([1, 1, 10_000, 512 << 10]),
     },
     faults: {
       networkLatencyMs: [0.05, random.pick([0.1, 1, 20, 100])],

@@ -132,8 +132,8 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: 'a checkpoint forgets what is delayed',
-    file: 'src/partition/fold.ts',
-    find: `      state.delayed = RangeMap.fromArray(f[8] as number[])`,
+    file: 'src/partition/checkpoint.ts',
+    find: `    state.delayed = RangeMap.fromArray(f[8] as number[])`,
     replace: `      void f[8]`,
   },
   {
@@ -173,12 +173,10 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: 'a checkpoint counts for retention before it is on the disk',
     file: 'src/storage/partition-log.ts',
-    find: `    this.checkpointsUnderWay++
-    const checkpoint = { segment: '', from, holds, bytes: bytes.length }
+    find: `      const checkpoint = { segment: '', from, holds, bytes: bytes.length }
 `,
-    replace: `    this.checkpointsUnderWay++
-    const checkpoint = { segment: from, from, holds, bytes: bytes.length }
-    this.checkpointed = checkpoint
+    replace: `      const checkpoint = { segment: from, from, holds, bytes: bytes.length }
+      this.checkpointed = checkpoint
 `,
   },
   {
@@ -210,14 +208,14 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: 'a checkpoint forgets the outbox',
-    file: 'src/partition/fold.ts',
-    find: `      state.outbox = Outbox.decode(f[13] as StoredDestination[])`,
+    file: 'src/partition/checkpoint.ts',
+    find: `    state.outbox = Outbox.decode(f[13] as StoredDestination[])`,
     replace: `      void f[13]`,
   },
   {
     name: 'a checkpoint forgets what it has of other outboxes',
-    file: 'src/partition/fold.ts',
-    find: `        state.sources.set(Buffer.from(id).toString('latin1'), positionOf(position))`,
+    file: 'src/partition/checkpoint.ts',
+    find: `      state.sources.set(Buffer.from(id).toString('latin1'), positionOf(position))`,
     replace: `        void [id, position]`,
   },
   {

@@ -9,6 +9,7 @@ import {
   noProducer,
   type LogName,
 } from '../../src/partition/entry.ts'
+import { encodeCheckpoint } from '../../src/partition/checkpoint.ts'
 import { type PartitionState } from '../../src/partition/fold.ts'
 import { encodeBody, type EntryBody } from '../../src/partition/payload.ts'
 import type { FaultOptions } from '../../src/sim/faults.ts'
@@ -156,13 +157,18 @@ class Writer {
     this.log.append(entry, base, base + count)
   }
 
+  checkpoint(): void {
+    const writing = this.log.beginCheckpoint(this.state)
+    while (writing.step() > 0);
+  }
+
   get shown(): string {
     return show(this.state)
   }
 }
 
 function show(state: PartitionState): string {
-  return Buffer.from(state.encode('')).toString('hex')
+  return Buffer.from(encodeCheckpoint(state, '')).toString('hex')
 }
 
 /** Keys and values of all segments, as `change` leaves them, on another disk. */
@@ -474,7 +480,7 @@ void t.test('a checkpoint', async (t) => {
     const disk = await Disk.open(options)
     const writer = disk.partition()
     for (let i = 0; i < 9; i++) writer.batch(2)
-    writer.log.checkpoint(writer.state)
+    writer.checkpoint()
     for (let i = 0; i < 3; i++) writer.batch(2)
     await disk.flushed()
     return { disk, writer }
@@ -491,7 +497,7 @@ void t.test('a checkpoint', async (t) => {
     const writer = disk.partition()
     await disk.flushed()
     disk.events.length = 0
-    writer.log.checkpoint(writer.state)
+    writer.checkpoint()
     await disk.flushed()
     t.strictSame(disk.events, [])
   })
@@ -500,11 +506,28 @@ void t.test('a checkpoint', async (t) => {
     const writer = disk.partition()
     writer.batch(1)
     const shown = writer.shown
-    writer.log.checkpoint(writer.state)
+    writer.checkpoint()
     await disk.flushed()
     writer.settle(1, 1)
     await disk.crash()
     t.equal(disk.partition().shown, shown)
+  })
+  await t.test('is of the moment it was begun, whatever comes before it is written', async (t) => {
+    const disk = await Disk.open()
+    const writer = disk.partition()
+    for (let i = 0; i < 9; i++) writer.batch(2)
+    const { shown } = writer
+    const writing = writer.log.beginCheckpoint(writer.state)
+    // One after each step, and all in one commit.
+    let steps = 0
+    for (; writing.step() > 0; steps++) writer.settle(2 * steps, 1)
+    await disk.flushed()
+    t.equal(disk.store.attach().links.segments.size, 1)
+    t.not(writer.shown, shown)
+    await disk.crash()
+    const again = disk.partition()
+    t.equal(again.entriesRead, steps, 'those since then are read after it')
+    t.equal(again.shown, writer.shown)
   })
   await t.test('hides nothing of the entries before it', async (t) => {
     const { disk } = await checkpointed()
@@ -516,7 +539,7 @@ void t.test('a checkpoint', async (t) => {
     writer.batch(1, 5000)
     await disk.flushed()
     writer.batch(1)
-    writer.log.checkpoint(writer.state)
+    writer.checkpoint()
     writer.batch(1)
     await disk.flushed()
     await disk.crash()
@@ -540,7 +563,7 @@ void t.test('a checkpoint', async (t) => {
     writer.batch(1, 5000)
     await disk.flushed()
     writer.batch(1)
-    writer.log.checkpoint(writer.state)
+    writer.checkpoint()
     await disk.flushed()
     await disk.close()
     const store = await changed(disk.store, ({ segment, key, value }) => {
@@ -682,7 +705,7 @@ void t.test('a rotten entry among its neighbours in a record', async (t) => {
     await disk.flushed()
     const bases = Array.from({ length: 5 }, () => writer.batch(4))
     await disk.flushed()
-    writer.log.checkpoint(writer.state)
+    writer.checkpoint()
     await disk.flushed()
     await disk.close()
     const store = await changed(disk.store, ({ key, value }) => {
@@ -963,7 +986,7 @@ void t.test('waiting for the disk', async (t) => {
     const disk = await Disk.open()
     const writer = disk.partition()
     await disk.flushed()
-    writer.log.checkpoint(writer.state)
+    writer.checkpoint()
     await disk.flushed()
     await disk.close()
     t.strictSame(await recordsOf(disk.store), ['1 checkpoint', '1 0'])
@@ -1017,7 +1040,7 @@ void t.test('whatever a crash leaves can be read', async (t) => {
     for (let i = 0; i < 10 + seed; i++) {
       const base = writer.batch((i % 3) + 1, (i * 331) % 5000)
       if (i % 4 === 3) writer.settle(base, 1)
-      if (i % 7 === 6) writer.log.checkpoint(writer.state)
+      if (i % 7 === 6) writer.checkpoint()
       await disk.advance((seed * 7 + i * 3) % 12)
     }
     const told = writer.log.durableEnd
