@@ -107,7 +107,7 @@ export interface BrokerInternals {
 }
 
 /** Partitions that are opened, or told of a deletion, between two looks at everything else. */
-export const partitionsPerTurn = 100
+const partitionsPerTurn = 100
 
 /** What a stop waits for a commit under way beyond `stopTimeoutMs`, in milliseconds. */
 const closeTimeoutMs = 1000

@@ -4,11 +4,14 @@ import { comparePositions, sourceId } from '../partition/outbox.ts'
 import type { Queue } from './queue.ts'
 import { decodeForward, encodeForwardAnswer } from '../wire/peer.ts'
 import { checkedBatch } from './checked-batch.ts'
-import { partitionsPerTurn, type RunningBroker } from './broker.ts'
+import type { RunningBroker } from './broker.ts'
 import type { Partition } from './partition.ts'
 
 /** Columns that a forwarded batch may have: others mean something to one queue only, and became headers. */
 const forwardedAttributes: ReadonlySet<string> = new Set(['headers', 'key', 'priority'])
+
+/** Partitions that are told of a deletion between two looks at everything else. */
+const sourcesPerTurn = 100
 
 /**
  * Takes a FORWARD; its answer comes once all that it rests on is on disk.
@@ -73,7 +76,7 @@ export async function tellSources(broker: RunningBroker, queue: Queue): Promise<
   let inTurn = 0
   for (const { id: sourceQueueId, partitions } of broker.queues.values()) {
     for (const source of partitions) {
-      if (++inTurn % partitionsPerTurn === 0) await broker.turn()
+      if (++inTurn % sourcesPerTurn === 0) await broker.turn()
       if (source.halted !== null) continue
       const id = sourceId({ queueId: sourceQueueId, partition: source.id })
       for (const { id: partition, leader } of queue.partitions) {
