@@ -566,7 +566,7 @@ export class PageFile {
     const newest = metas[0]
     if (newest !== undefined && (newest.lastPage + 1) * newest.pageBytes > this.#fileBytes)
       return { meta: null, doubt: this.#cutShort(newest) }
-    return { meta: null, doubt: `${this.#path} cannot be read: ${doubt}` }
+    return { meta: null, doubt: `${this.#path} cannot be read, ${doubt}` }
   }
 
   #wrongWithRoot(fd: number, { tree, pageBytes, transaction }: Meta): string | null {
@@ -574,16 +574,16 @@ export class PageFile {
     const header = Buffer.alloc(pageHeaderBytes)
     try {
       if (readWhole(fd, header, tree.root * pageBytes) < pageHeaderBytes)
-        return `the root, page ${tree.root}, is behind the end of the file`
+        return `page ${tree.root}: the root is behind the end of the file`
     } catch (error) {
-      if (isUnreadable(error)) return `the disk does not give the root, page ${tree.root}`
+      if (isUnreadable(error)) return `page ${tree.root}: the disk does not give the root`
       throw error
     }
     const isRoot =
       header.readBigUInt64LE(0) === BigInt(tree.root) &&
       header.readBigUInt64LE(8) === BigInt(transaction) &&
       header.readUInt16LE(flagsAt) === (tree.depth === 1 ? leafFlag : branchFlag)
-    return isRoot ? null : `page ${tree.root} is not the root that its meta page says it is`
+    return isRoot ? null : `page ${tree.root}: it is not the root that its meta page says it is`
   }
 
   /** What is there, or why that makes no sense. */

@@ -29,6 +29,7 @@ import {
   checkpointPrefix,
   copyPrefix,
   entryPrefix,
+  type PartitionLog,
   recordBase,
 } from './partition-log.ts'
 
@@ -55,8 +56,8 @@ export interface VerifyProblem {
   readonly queueId?: string
   readonly partition?: number
   readonly offset?: Offset
-  /** What depends on it, and so what was done. */
-  readonly needed: 'messages' | 'start' | 'nothing'
+  /** What depends on it, and so what was done; of a part that can't be read nobody knows all that was there. */
+  readonly needed: 'messages' | 'start' | 'nothing' | 'unknown'
 }
 
 /** Read at once: some milliseconds of checksums. */
@@ -187,24 +188,19 @@ export class Verifier {
 
   /** A part of the segment can't be read: it may be of several partitions. */
   #damaged(segment: Segment, { what, from, to }: Damage): void {
-    let isOfSome = false
+    this.#tell(segment, { segment: segment.name, what, needed: 'unknown' })
     for (const log of this.#log.partitions) {
-      if (Buffer.compare(from, log.checkpointKey) <= 0 && Buffer.compare(to, log.checkpointKey) > 0) {
-        isOfSome = true
-        this.#rotten(segment, log.name, what, null)
-      }
+      if (Buffer.compare(from, log.checkpointKey) <= 0 && Buffer.compare(to, log.checkpointKey) > 0)
+        this.#act(segment, log, null)
       for (const prefix of [entryPrefix, copyPrefix]) {
         const [first, last] = [log.key(0, prefix), log.key(Number.MAX_SAFE_INTEGER, prefix)]
         if (Buffer.compare(from, last) >= 0 || Buffer.compare(to, first) <= 0) continue
-        isOfSome = true
-        const lost = {
+        this.#act(segment, log, {
           from: Buffer.compare(from, first) <= 0 ? 0 : recordBase(from),
           end: Buffer.compare(to, last) >= 0 ? Number.MAX_SAFE_INTEGER : recordBase(to),
-        }
-        this.#rotten(segment, log.name, what, lost)
+        })
       }
     }
-    if (!isOfSome) this.#tell(segment, { segment: segment.name, what, needed: 'nothing' })
   }
 
   /** @param lost the messages that may be; null: it is a checkpoint */
@@ -212,13 +208,15 @@ export class Verifier {
     const log = this.#log.partitionOf(name)
     const need = log?.needs(segment.name) ?? 'nothing'
     const { queueId, partition } = name
-    const where = { segment: segment.name, queueId, partition, what }
-    this.#tell(segment, {
-      ...where,
-      ...(lost !== null && { offset: lost.from }),
-      needed: need === 'all' ? 'start' : need,
-    })
-    if (log === undefined || log.kept !== null || need === 'nothing') return
+    const offset = lost === null ? {} : { offset: lost.from }
+    const needed = need === 'all' ? 'unknown' : need
+    this.#tell(segment, { segment: segment.name, queueId, partition, ...offset, what, needed })
+    if (log !== undefined) this.#act(segment, log, lost)
+  }
+
+  #act(segment: Segment, log: PartitionLog, lost: { from: Offset; end: Offset } | null): void {
+    // Of a log that can't be read, nothing is to be made better by reading it.
+    if (log.kept !== null || log.needs(segment.name) === 'nothing') return
     // A start reads the newest checkpoint and what follows it: once there is another, nothing of this is.
     const { checkpointed } = log
     const isRead =
