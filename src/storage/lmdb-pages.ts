@@ -558,8 +558,11 @@ export class PageFile {
     for (const meta of metas) {
       const wrong = this.#wrongWithRoot(fd, meta)
       if (wrong === null) {
-        if (doubt !== null) doubt = `${this.#path}: the last commit may be lost: ${doubt}`
-        return { meta, doubt }
+        if (doubt === null) return { meta, doubt }
+        const { lastPage, pageBytes } = metas[0]!
+        const isCut = (lastPage + 1) * pageBytes > this.#fileBytes
+        const why = isCut ? this.#cutShort(metas[0]!) : `${this.#path}, ${doubt}`
+        return { meta, doubt: `${why}: the last commit may be lost` }
       }
       doubt = wrong
     }

@@ -60,8 +60,8 @@ export interface VerifyProblem {
   readonly needed: 'messages' | 'start' | 'nothing' | 'unknown'
 }
 
-/** Read at once: some milliseconds of checksums. */
-const pieceBytesMax = 1 << 20
+/** Read at once: a few milliseconds of checksums. */
+const pieceBytesMax = 256 << 10
 /** Between two looks whether there is something to read, and whether a busy log has become less so. */
 const lookMs = 1000
 /** Problems of one segment that are told one by one. */

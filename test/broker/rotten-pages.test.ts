@@ -1,5 +1,5 @@
 /** The real broker, on real files whose pages have rotted or whose ends are missing. */
-import { readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { type Broker, type BrokerOptions, startBroker } from '../../src/broker/broker.ts'
@@ -89,11 +89,16 @@ function damagesOf(path: string): number {
   return damages
 }
 
+function leavesOf(path: string): number[] {
+  const bytes = readFileSync(path)
+  const pages = Array.from({ length: bytes.length / pageBytes }, (_, page) => page)
+  return pages.filter((page) => page >= 2 && bytes.readUInt16LE(page * pageBytes + 18) === leafFlag)
+}
+
 /** Flips a bit of a leaf page of the newest commit: its kind is another then. @returns which page */
 function spoilLeaf(path: string): number {
   const bytes = readFileSync(path)
-  for (let page = 2; page < bytes.length / pageBytes; page++) {
-    if (bytes.readUInt16LE(page * pageBytes + 18) !== leafFlag) continue
+  for (const page of leavesOf(path)) {
     const spoilt = Buffer.from(bytes)
     spoilt[page * pageBytes + 18]! ^= 8
     writeFileSync(path, spoilt)
@@ -140,10 +145,11 @@ void t.test('a closed segment that was cut short: what is left of it is received
 
 void t.test('the last segment is damaged: it is written to no more, and one line says why', async (t) => {
   const dataDir = await left(t)
-  const last = readdirSync(dataDir)
-    .filter((file) => /^\d{8}\.mdb$/.test(file))
-    .sort()
-    .at(-1)!
+  const segments = readdirSync(dataDir).filter((file) => /^\d{8}\.mdb$/.test(file))
+  segments.sort()
+  // One that was made ahead of time is empty, and no segment yet that could be damaged.
+  if (leavesOf(join(dataDir, segments.at(-1)!)).length === 0) rmSync(join(dataDir, segments.pop()!))
+  const last = segments.at(-1)!
   const path = join(dataDir, last)
   const page = spoilLeaf(path)
   const bytes = readFileSync(path)
