@@ -169,6 +169,7 @@ export default defineConfig(
   },
   { files: ['src/wire/sockets.ts'], rules: imports({ may: ['net'], layer: leavesOnly('../') }) },
   { files: ['src/storage/lmdb.ts'], rules: imports({ may: ['fs', 'lmdb'] }) },
+  { files: ['src/storage/lmdb-pages.ts'], rules: imports({ may: ['fs'] }) },
   { files: ['src/config-file.ts'], rules: imports({ may: ['fs'] }) },
   { files: ['src/observe/http.ts'], rules: imports({ may: ['http'] }) },
   { files: ['src/observe/process-metrics.ts'], rules: imports({ may: ['fs'] }) },

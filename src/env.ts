@@ -83,9 +83,28 @@ export interface Put {
 /** Keys have 1 to this many bytes, in every adapter. */
 export const keyBytesMax = 64
 
+/** A part of a segment that makes no sense, or that the disk does not give: which one, and what may be missing with it. */
+export interface Damage {
+  /** The file, the page, and what is wrong, as a sentence for people. */
+  readonly what: string
+  /** The least key that may be missing, and the end (exclusive) of such keys. */
+  readonly from: Uint8Array
+  readonly to: Uint8Array
+}
+
+/** A part of a segment, as it stands on the disk. */
+export interface Piece {
+  /** What was read of the disk for it. */
+  readonly bytes: number
+  readonly entries: readonly Put[]
+  /** What can't be read, instead of it. */
+  readonly damages: readonly Damage[]
+}
+
 /**
  * One ordered file of keys and values, compared byte by byte. Reads see every commit that has resolved and may see
- * one in flight; they throw MqError STORAGE_FAILED when the file can't be read.
+ * one in flight; they throw MqError STORAGE_FAILED when the file can't be read, and CORRUPT_LOG where a sealed one has
+ * a part that makes no sense: all others can be read on.
  */
 export interface Segment {
   readonly name: string
@@ -104,12 +123,39 @@ export interface Segment {
   floor(key: Uint8Array): Put | undefined
   /**
    * Visits entries with `from` ≤ key < `to`, ascending, until `visit` returns false. The bytes are valid within
-   * the visit. `visit` calls no method of this segment.
+   * the visit. `visit` calls no method of this segment, nor does `skip`.
+   * @param skip hears of parts that can't be read, within those bounds, and the visit goes on behind them; without it the
+   *   first one throws
    */
-  scan(from: Uint8Array, to: Uint8Array, visit: (key: Uint8Array, value: Uint8Array) => boolean): void
+  scan(
+    from: Uint8Array,
+    to: Uint8Array,
+    visit: (key: Uint8Array, value: Uint8Array) => boolean,
+    skip?: (damage: Damage) => void,
+  ): void
+  /**
+   * Nothing is committed any more: from now on whatever the disk does to the file can fail a read, but never hurts the
+   * process. No commit is under way. Idempotent.
+   * @throws MqError STORAGE_FAILED
+   */
+  seal(): Promise<void>
+  /**
+   * Tells what is wrong with the structure of a sealed segment; its values are not looked at. What is wrong with one
+   * part may be told of others, too, in the same words.
+   */
+  walk(found: (damage: Damage) => void): void
+  /**
+   * Reads all of a sealed segment anew from the disk, values too, about `bytesMax` at a time, in any order. A piece is
+   * valid until the next is asked for. The segment may be closed, and removed, meanwhile: the pieces go on.
+   * @throws MqError STORAGE_FAILED
+   */
+  pieces(bytesMax: number): AsyncGenerator<Piece, void>
   /** Idempotent. Waits for a commit under way, however long that takes. */
   close(): Promise<void>
 }
+
+export type OpenOptions =
+  { readonly create: boolean; readonly sealed?: false } | { readonly create: false; readonly sealed: true }
 
 /** A data directory: a few named segments under one lock. */
 export interface Store {
@@ -125,10 +171,11 @@ export interface Store {
    */
   list(): Promise<string[]>
   /**
-   * Opens a segment; with `create`, makes it, durably: after a crash it is there, and empty.
-   * @throws MqError CORRUPT_LOG: it is not a segment, or was cut short; STORAGE_FAILED, DISK_FULL
+   * Opens a segment; with `create`, makes it, durably: after a crash it is there, and empty; with `sealed`, as `seal`
+   * leaves it.
+   * @throws MqError CORRUPT_LOG: it is to be written to, and its structure is damaged; STORAGE_FAILED, DISK_FULL
    */
-  open(name: string, options: { readonly create: boolean }): Promise<Segment>
+  open(name: string, options: OpenOptions): Promise<Segment>
   /**
    * Deletes a segment that is not open, durably.
    * @throws MqError STORAGE_FAILED

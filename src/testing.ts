@@ -7,7 +7,7 @@ import type { MqClient } from './client/client.ts'
 import { connectWith } from './client/connect.ts'
 import { inProcess } from './client/in-process.ts'
 import type { ConnectOptions } from './client/options.ts'
-import type { ClientEnv, Env, Segment, Store } from './env.ts'
+import type { ClientEnv, Env, OpenOptions, Piece, Segment, Store } from './env.ts'
 import { MqError } from './errors.ts'
 import { MovedClock } from './sim/moved-clock.ts'
 import { SimStore } from './sim/store.ts'
@@ -178,7 +178,7 @@ class TrackedStore implements Store {
     return this.#moved.track(this.#store.list())
   }
 
-  async open(name: string, options: { readonly create: boolean }): Promise<Segment> {
+  async open(name: string, options: OpenOptions): Promise<Segment> {
     return tracked(await this.#moved.track(this.#store.open(name, options)), this.#moved)
   }
 
@@ -208,7 +208,25 @@ function tracked(segment: Segment, moved: MovedClock): Segment {
     commit: (puts) => moved.track(segment.commit(puts)),
     get: (key) => segment.get(key),
     floor: (key) => segment.floor(key),
-    scan: (from, to, visit) => segment.scan(from, to, visit),
+    scan: (from, to, visit, skip) => segment.scan(from, to, visit, skip),
+    seal: () => moved.track(segment.seal()),
+    walk: (found) => segment.walk(found),
+    pieces: (bytesMax) => trackedPieces(segment.pieces(bytesMax), moved),
     close: () => moved.track(segment.close()),
+  }
+}
+
+async function* trackedPieces(
+  pieces: AsyncGenerator<Piece, void>,
+  moved: MovedClock,
+): AsyncGenerator<Piece, void> {
+  try {
+    for (;;) {
+      const step = await moved.track(pieces.next())
+      if (step.done === true) return
+      yield step.value
+    }
+  } finally {
+    await moved.track(pieces.return())
   }
 }

@@ -15,6 +15,7 @@ import { Phases } from '../observe/phases.ts'
 import { Meters, type Measured, type QueueFigures } from '../observe/metrics.ts'
 import { logDefaults, SharedLog, type LogOptions } from '../storage/log.ts'
 import { Retention } from '../storage/retention.ts'
+import { Verifier, type VerifyProblem } from '../storage/verify.ts'
 import { nowhere, sourceId, type Target } from '../partition/outbox.ts'
 import type { PartitionId, ProducerId, QueueId } from '../types.ts'
 import { BatchBuilder } from '../wire/batch.ts'
@@ -138,6 +139,7 @@ export class RunningBroker implements Broker, Measured {
   #meta: EmbeddedStore | null = null
   #log: SharedLog | null = null
   #retention: Retention | null = null
+  #verifier: Verifier | null = null
   #isReserveGiven = false
   #listener: Listener | null = null
   #commands: Commands | null = null
@@ -243,7 +245,7 @@ export class RunningBroker implements Broker, Measured {
 
   async start(): Promise<void> {
     const { clock, store } = this.env
-    const retention = { ...logDefaults, ...this.options.logOptions }
+    const background = { ...logDefaults, ...this.options.logOptions }
     const phases = new Phases(clock)
     await store.lock()
     phases.end('lock')
@@ -257,7 +259,12 @@ export class RunningBroker implements Broker, Measured {
       if (failed !== undefined) throw failed
       this.#mode = 'serving'
       this.#forgetDeleted()
-      this.#retention = new Retention(this.log, clock, retention, (error) => this.failedWith(error))
+      this.#retention = new Retention(this.log, clock, background, (error) => this.failedWith(error))
+      this.#verifier = new Verifier(this.log, clock, background, {
+        verified: (bytes) => (this.meters.verifiedBytes += bytes),
+        found: (problem) => this.#rotFound(problem),
+        failed: (error) => this.failedWith(error),
+      })
       if (this.log.isFull) this.#diskFull(true)
       this.#listener.accept()
       phases.end('listen')
@@ -301,10 +308,12 @@ export class RunningBroker implements Broker, Measured {
       full: (isFull) => this.#diskFull(isFull),
       blocked: () => this.#diskBlocked(),
       committed: (tookMs, puts) => this.#committed(tookMs, puts),
+      damaged: (segment, reason) =>
+        this.logger.error({ segment, reason }, 'segment damaged: it is only read from now on'),
       removed: (segment) => this.logger.info({ segment }, 'segment removed: nothing in it is needed'),
     })
     phases.end('segments')
-    for (const record of this.#meta.queues.values()) this.addQueue(await this.openQueue(record, epoch))
+    for (const record of this.#meta.queues.values()) this.addQueue(await this.openQueue(record, epoch, false))
     phases.end('partitions')
     await this.#log.flushed()
     phases.end('firstCommit')
@@ -314,9 +323,10 @@ export class RunningBroker implements Broker, Measured {
   /**
    * Opens a queue's partitions in `epoch`, which is durable; they serve once the log has been flushed. Nobody finds
    * the queue until it is added. Others are served in between.
+   * @param isNew it was never there before
    * @throws MqError STOPPING: the log is not there any more
    */
-  async openQueue(record: QueueRecord, epoch: number): Promise<Queue> {
+  async openQueue(record: QueueRecord, epoch: number, isNew: boolean): Promise<Queue> {
     const { clock, random } = this.env
     const { deliveryLatency } = this.meters
     const queue = new Queue(record.id, record.name, record.options, {
@@ -331,7 +341,16 @@ export class RunningBroker implements Broker, Measured {
         throw new MqError('STOPPING', 'the broker is stopping')
       }
       queue.partitions.push(
-        Partition.start(record, id, epoch, this.log, this.#context, queue.leaderOptions, () => queue.ready()),
+        Partition.start(
+          record,
+          id,
+          epoch,
+          this.log,
+          this.#context,
+          queue.leaderOptions,
+          () => queue.ready(),
+          isNew,
+        ),
       )
     }
     return queue
@@ -423,6 +442,7 @@ export class RunningBroker implements Broker, Measured {
   async #stop(): Promise<void> {
     const wasServing = this.#mode === 'serving'
     this.#retention?.close()
+    void this.#verifier?.close()
     if (wasServing) {
       this.#mode = 'stopping'
       this.logger.info({}, 'stopping')
@@ -454,7 +474,7 @@ export class RunningBroker implements Broker, Measured {
     if (this.#mode !== 'failed') this.#mode = 'stopped'
     for (const queue of this.queues.values()) for (const partition of queue.partitions) partition.close()
     const close = async (): Promise<true> => {
-      await Promise.all([this.#log?.close(), this.#meta?.close()])
+      await Promise.all([this.#verifier?.close(), this.#log?.close(), this.#meta?.close()])
       await this.env.store.close()
       return true
     }
@@ -484,6 +504,13 @@ export class RunningBroker implements Broker, Measured {
     let bytes = 0
     for (const { value } of puts) bytes += value.length
     this.limitedLog.write('warn', 'slow commit', { tookMs: Math.round(tookMs), records: puts.length, bytes })
+  }
+
+  /** Of what nobody needs the disk's owner should hear, too: it is failing. */
+  #rotFound({ what: reason, ...problem }: VerifyProblem): void {
+    this.meters.verifyProblems++
+    const isNeeded = problem.needed !== 'nothing'
+    this.logger[isNeeded ? 'error' : 'warn']({ ...problem, reason }, 'a closed segment does not verify')
   }
 
   /** The metadata finds the disk full before the log is open: there may be a reserve of an earlier start. */
@@ -518,6 +545,7 @@ export class RunningBroker implements Broker, Measured {
     this.#mode = 'failed'
     this.#retention?.close()
     this.#checkpoints.close()
+    void this.#verifier?.close()
     const what = error.code === 'INTERNAL' ? 'a defect' : 'the disk failed'
     this.logger.error(
       { code: error.code, reason: error.message },

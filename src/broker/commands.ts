@@ -328,7 +328,7 @@ export class Commands implements RequestHandler {
 
   async #create(name: string, options: QueueOptions): Promise<Queue> {
     const { record, epoch } = await this.#broker.meta.createQueue(name, options)
-    const queue = await this.#broker.openQueue(record, epoch)
+    const queue = await this.#broker.openQueue(record, epoch, true)
     await this.#broker.log.flushed()
     // Found any sooner, its partitions would refuse sends for a moment, and so mix up the order of a client's.
     this.#broker.addQueue(queue)

@@ -66,6 +66,7 @@ export class Partition implements LeaderSink<ReplyTo>, Checkpointed {
       this.#isCheckpointAsked = true
       this.checkpoint()
     }
+    log.recheck = (segment, from, end) => this.#recheck(segment, from, end)
     context.attach(log)
     log.onDurable = (end) => {
       this.leader.committed(end)
@@ -74,7 +75,10 @@ export class Partition implements LeaderSink<ReplyTo>, Checkpointed {
     }
   }
 
-  /** Reads what the log has and begins `epoch`; serves once the log has been flushed. */
+  /**
+   * Reads what the log has and begins `epoch`; serves once the log has been flushed.
+   * @param isNew the queue was never there: nor can anything be in the log
+   */
   static start(
     { id: queueId, name: queueName }: { readonly id: QueueId; readonly name: string },
     id: PartitionId,
@@ -83,10 +87,11 @@ export class Partition implements LeaderSink<ReplyTo>, Checkpointed {
     context: PartitionContext,
     options: LeaderOptions,
     onReady: () => void,
+    isNew: boolean,
   ): Partition {
     const name = logName(queueId, id)
     try {
-      const { log, state, rotten, entriesRead } = shared.recover(name)
+      const { log, state, rotten, entriesRead } = shared.recover(name, isNew)
       if (entriesRead > 0) context.recovered(entriesRead)
       const partition = new Partition(queueName, id, log, state, null, context, options, onReady)
       const quarantinedBefore = state.quarantined.size
@@ -173,13 +178,43 @@ export class Partition implements LeaderSink<ReplyTo>, Checkpointed {
       throw new CorruptEntry(`the entry at offset ${offset} is a ${entry.kind}, not a batch`)
     } catch (error) {
       if (!(error instanceof CorruptEntry)) throw error
-      const end = this.#log.recordEnd(offset)
-      this.#logger.error(
-        { queueId: this.#log.name.queueId, partition: this.id, offset, end, reason: error.message },
-        'messages quarantined: their stored bytes do not verify',
-      )
-      this.leader.quarantine(offset, end, this.now())
+      this.#quarantine(offset, error)
       return null
+    }
+  }
+
+  /** @returns the end of what can't be read */
+  #quarantine(offset: Offset, { message: reason }: CorruptEntry): Offset {
+    const end = this.#log.recordEnd(offset)
+    this.#logger.error(
+      { queueId: this.#log.name.queueId, partition: this.id, offset, end, reason },
+      'messages quarantined: their stored bytes do not verify',
+    )
+    this.leader.quarantine(offset, end, this.now())
+    return end
+  }
+
+  /**
+   * Rot was seen among messages of `[from, end)`: those that wait to be delivered are quarantined now, if a reader would
+   * not get them. Leased and delayed ones are when they become ready. What one look does not come to, a reader will.
+   */
+  #recheck(segment: string, from: Offset, end: Offset): void {
+    if (!this.#open || this.halted !== null) return
+    const run: Run = { start: 0, end: 0, value: 0 }
+    let bytes = 0
+    for (
+      let at = from;
+      bytes < recheckBytesMax && this.#log.nextHeldIn(segment, at, run) && run.start < end;
+    ) {
+      at = Math.max(at, run.start)
+      try {
+        const entry = this.#log.look(at)
+        bytes += entry.bytes.length
+        at = entry.base + entry.count
+      } catch (error) {
+        if (!(error instanceof CorruptEntry)) throw error
+        at = this.leader.isReady(at) ? this.#quarantine(at, error) : Math.max(at + 1, this.#log.recordEnd(at))
+      }
     }
   }
 
@@ -287,6 +322,9 @@ export class Partition implements LeaderSink<ReplyTo>, Checkpointed {
     this.#armedMs = Infinity
   }
 }
+
+/** What is read in one turn because something has rotted. */
+const recheckBytesMax = 4 << 20
 
 /** While messages are delayed, the wall clock is looked at this often. */
 const recheckMs = 60_000

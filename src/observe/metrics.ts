@@ -11,6 +11,10 @@ export class Meters {
   readonly sendConfirm = new Histogram()
   readonly commit = new Histogram()
   readonly deliveryLatency = new Histogram()
+  /** Of closed segments, read again to find rot. */
+  verifiedBytes = 0
+  /** Places where something does not verify. */
+  verifyProblems = 0
 }
 
 /** What is known of one queue. */
@@ -96,6 +100,18 @@ export async function writeMetrics(broker: Measured, clock: Clock, out: Expositi
     meters.deliveryLatency,
   )
   writeSegments(broker, live, out)
+  out.single(
+    'mq_verified_bytes_total',
+    'counter',
+    'Bytes of closed log segments that were read again, to find rot.',
+    meters.verifiedBytes,
+  )
+  out.single(
+    'mq_verify_problems_total',
+    'counter',
+    'Places of closed log segments where something does not verify, each counted once.',
+    meters.verifyProblems,
+  )
   out.single('mq_connections', 'gauge', 'Connections that are open.', broker.connections)
 }
 

@@ -479,6 +479,11 @@ export class Leader<Ref> {
     return this.#leases.grant(this.state.epoch, ranges, now.monotonicMs + visibilityTimeoutMs)
   }
 
+  /** Whether a message waits to be delivered, for nothing but a consumer. */
+  isReady(offset: Offset): boolean {
+    return this.#ready.has(offset)
+  }
+
   /** Ready messages in `[start, end)` whose stored bytes do not verify: out of the way, for good, and counted. */
   quarantine(start: Offset, end: Offset, now: Now): void {
     const ranges: Ranges = []

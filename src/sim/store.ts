@@ -5,7 +5,7 @@
  * It is stricter than LMDB, so that code which would corrupt data there fails here: changing bytes that a commit still
  * reads, or two commits at once, is an InvariantError; bytes kept beyond their time turn to garbage.
  */
-import type { Put, Segment, Store } from '../env.ts'
+import type { Damage, OpenOptions, Piece, Put, Segment, Store } from '../env.ts'
 import { keyBytesMax } from '../env.ts'
 import { invariant, InvariantError, MqError } from '../errors.ts'
 import { displacedBytes, displacedCopy, hashBytes, mix, poison } from './bytes.ts'
@@ -88,6 +88,17 @@ export class SimStore implements Store {
     return { segment, key: Buffer.from(data.keys[place] as string, 'latin1') }
   }
 
+  /**
+   * The disk does not give what a segment has with `from` ≤ key < `to`, in latin1: as with a page that has rotted, reads
+   * say CORRUPT_LOG there, and it can only be opened sealed.
+   */
+  damage(segment: string, from: string, to: string): void {
+    const data = this.#segments.get(segment)
+    invariant(data !== undefined, `there is no segment ${segment}`)
+    data.damages.push({ from, to })
+    data.damages.sort((a, b) => (a.from < b.from ? -1 : 1))
+  }
+
   lock(): Promise<void> {
     return this.#own.lock()
   }
@@ -96,7 +107,7 @@ export class SimStore implements Store {
     return this.#own.list()
   }
 
-  open(name: string, options: { readonly create: boolean }): Promise<Segment> {
+  open(name: string, options: OpenOptions): Promise<Segment> {
     return this.#own.open(name, options)
   }
 
@@ -121,7 +132,14 @@ export class SimStore implements Store {
 class SegmentData {
   readonly keys: string[] = []
   readonly values: Uint8Array[] = []
+  /** Ranges of keys that the disk does not give, ascending. */
+  readonly damages: { readonly from: string; readonly to: string }[] = []
   usedBytes = 0
+
+  /** Whether a key in [`first`, `last`] may be lost. */
+  isDamaged(first: string, last: string): boolean {
+    return this.damages.some(({ from, to }) => from <= last && first < to)
+  }
 
   /** The place of the first key that is ≥ `key`. */
   place(key: string): number {
@@ -202,7 +220,7 @@ export class AttachedStore implements Store {
     return [...this.links.segments.keys()].sort()
   }
 
-  async open(name: string, options: { readonly create: boolean }): Promise<Segment> {
+  async open(name: string, options: OpenOptions): Promise<Segment> {
     if (!this.host.alive) return never()
     this.#mustHold()
     invariant(!this.#open.has(name), `segment ${name} is open already`)
@@ -213,8 +231,11 @@ export class AttachedStore implements Store {
       this.#open.add(name)
       await this.effect('disk', this.latencyMs(), { apply: () => segments.set(name, new SegmentData()) })
     }
+    const data = segments.get(name) as SegmentData
+    const isSealed = options.sealed === true
+    if (!isSealed && data.damages.length > 0) throw damaged(name)
     this.#open.add(name)
-    return new OpenSegment(name, segments.get(name) as SegmentData, this)
+    return new OpenSegment(name, data, this, isSealed)
   }
 
   async remove(name: string): Promise<void> {
@@ -310,13 +331,15 @@ class OpenSegment implements Segment {
   #committing: Promise<void> | undefined
   /** A commit has failed: nothing is known about the disk any more. */
   #failed = false
+  #isSealed: boolean
   /** Bytes handed out that the next call makes invalid. */
   readonly #views: Uint8Array[] = []
 
-  constructor(name: string, data: SegmentData, attached: AttachedStore) {
+  constructor(name: string, data: SegmentData, attached: AttachedStore, isSealed: boolean) {
     this.name = name
     this.#data = data
     this.#attached = attached
+    this.#isSealed = isSealed
   }
 
   get usedBytes(): number {
@@ -326,6 +349,7 @@ class OpenSegment implements Segment {
   async commit(puts: readonly Put[]): Promise<void> {
     if (!this.#attached.host.alive) return never()
     this.#enter()
+    invariant(!this.#isSealed, `segment ${this.name} is sealed`)
     invariant(this.#committing === undefined, `segment ${this.name}: one commit at a time`)
     for (const { key } of puts) {
       invariant(key.byteLength > 0 && key.byteLength <= keyBytesMax, `a key has 1-${keyBytesMax} bytes`)
@@ -381,6 +405,7 @@ class OpenSegment implements Segment {
   get(key: Uint8Array): Uint8Array | undefined {
     this.#enter()
     const wanted = text(key)
+    if (this.#data.isDamaged(wanted, wanted)) throw damaged(this.name)
     const place = this.#data.place(wanted)
     return this.#data.keys[place] === wanted ? this.#view(this.#data.values[place] as Uint8Array) : undefined
   }
@@ -391,18 +416,33 @@ class OpenSegment implements Segment {
     let place = this.#data.place(wanted)
     if (this.#data.keys[place] !== wanted) place -= 1
     const found = this.#data.keys[place]
+    if (this.#data.isDamaged(found ?? '', wanted)) throw damaged(this.name)
     if (found === undefined) return undefined
     return { key: this.#keyView(found), value: this.#view(this.#data.values[place] as Uint8Array) }
   }
 
-  scan(from: Uint8Array, to: Uint8Array, visit: (key: Uint8Array, value: Uint8Array) => boolean): void {
+  scan(
+    from: Uint8Array,
+    to: Uint8Array,
+    visit: (key: Uint8Array, value: Uint8Array) => boolean,
+    skip?: (damage: Damage) => void,
+  ): void {
     this.#enter()
     const end = text(to)
+    const damages = this.#data.damages.filter((damage) => damage.from < end && text(from) < damage.to)
+    const skipBelow = (key: string): void => {
+      while (damages.length > 0 && damages[0]!.from <= key) {
+        if (skip === undefined) throw damaged(this.name)
+        skip(damageOf(this.name, damages.shift()!))
+      }
+    }
     this.#visiting = true
     try {
       for (let place = this.#data.place(text(from)); ; place++) {
         const key = this.#data.keys[place]
+        skipBelow(key === undefined || key > end ? end : key)
         if (key === undefined || key >= end) return
+        if (this.#data.isDamaged(key, key)) continue
         const goOn = visit(this.#keyView(key), this.#view(this.#data.values[place] as Uint8Array))
         this.#poisonViews()
         if (!goOn) return
@@ -410,6 +450,41 @@ class OpenSegment implements Segment {
     } finally {
       this.#visiting = false
       this.#poisonViews()
+    }
+  }
+
+  async seal(): Promise<void> {
+    if (!this.#attached.host.alive) return never()
+    this.#enter()
+    invariant(this.#committing === undefined, `segment ${this.name} is sealed between commits`)
+    this.#isSealed = true
+  }
+
+  walk(found: (damage: Damage) => void): void {
+    this.#enter()
+    invariant(this.#isSealed, `segment ${this.name} is sealed before it is walked`)
+    for (const each of this.#data.damages) found(damageOf(this.name, each))
+  }
+
+  async *pieces(bytesMax: number): AsyncGenerator<Piece, void> {
+    this.#enter()
+    invariant(this.#isSealed, `segment ${this.name} is sealed before it is read anew`)
+    const { keys, values, damages } = this.#data
+    for (let place = 0; ;) {
+      await this.#attached.effect('disk', this.#attached.latencyMs(), { apply: () => undefined })
+      const entries: Put[] = []
+      let bytes = 0
+      for (; place < keys.length && (bytes === 0 || bytes < bytesMax); place++) {
+        const key = keys[place] as string
+        const value = values[place] as Uint8Array
+        if (this.#data.isDamaged(key, key)) continue
+        entries.push({ key: Buffer.from(key, 'latin1'), value: displacedCopy(value) })
+        bytes += key.length + value.byteLength
+      }
+      const isLast = place >= keys.length
+      yield { bytes, entries, damages: isLast ? damages.map((each) => damageOf(this.name, each)) : [] }
+      for (const { value } of entries) poison(value)
+      if (isLast) return
     }
   }
 
@@ -460,6 +535,18 @@ class OpenSegment implements Segment {
   #failure(): MqError {
     return new MqError('STORAGE_FAILED', `a commit of segment ${this.name} failed`)
   }
+}
+
+function damaged(name: string): MqError {
+  return new MqError('CORRUPT_LOG', damageText(name))
+}
+
+function damageOf(name: string, { from, to }: { readonly from: string; readonly to: string }): Damage {
+  return { what: damageText(name), from: Buffer.from(from, 'latin1'), to: Buffer.from(to, 'latin1') }
+}
+
+function damageText(name: string): string {
+  return `the simulated disk does not give a part of segment ${name}`
 }
 
 function hashPuts(puts: readonly Put[]): number {

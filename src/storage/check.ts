@@ -7,7 +7,7 @@
  *
  * It is the broker's own code that folds and finds, so that what is sound here starts there. Nothing is written.
  */
-import { keyBytesMax, type Segment, type Store } from '../env.ts'
+import { type Damage, keyBytesMax, type Segment, type Store } from '../env.ts'
 import { InvariantError, invariant, MqError } from '../errors.ts'
 import {
   CorruptEntry,
@@ -102,7 +102,7 @@ export async function checkStore(store: Store, options: CheckOptions): Promise<C
 }
 
 /** An entry, or what should be one, whose bytes do not verify. */
-interface Damage {
+interface Rot {
   readonly segment: string
   readonly what: string
   readonly base: Offset
@@ -139,7 +139,10 @@ class Check {
     for (const { id, name, deletedMs, options } of directory.queues.values()) {
       if (deletedMs === null) this.#addQueue(id, name, options.partitions ?? 1)
     }
-    for (const segment of directory.segments) directory.reading(segment, () => this.#findForeign(segment))
+    for (const segment of directory.segments) {
+      segment.walk((damage) => directory.tellDamage(segment, damage))
+      directory.reading(segment, () => this.#findForeign(segment))
+    }
     const names = directory.logNames()
     this.#progress.logs = names.length
     for (const name of names) {
@@ -164,11 +167,12 @@ class Check {
     const prefixes = [checkpointPrefix, entryPrefix, copyPrefix]
     for (const [i, from] of [0, ...prefixes.map((prefix) => prefix + 1)].entries()) {
       const to = i < prefixes.length ? Uint8Array.of(prefixes[i]!) : new Uint8Array(keyBytesMax).fill(0xff)
-      segment.scan(Uint8Array.of(from), to, (key) => {
+      const visit = (key: Uint8Array): boolean => {
         const what = `there is a key that nobody writes, ${asBuffer(key).toString('hex')}`
         this.tell({ what, segment: segment.name })
         return false
-      })
+      }
+      segment.scan(Uint8Array.of(from), to, visit, (damage) => this.#directory.tellDamage(segment, damage))
     }
   }
 
@@ -251,8 +255,12 @@ class LogCheck {
   /** Whether `state` is that of the whole log. */
   #isWhole = true
   /** What does not verify, to be told once it is known what of it matters; bounded as the problems are. */
-  readonly #damages: Damage[] = []
+  readonly #damages: Rot[] = []
   readonly #damaged = new RangeMap()
+  /** The first segment that has entries behind the checkpoint. */
+  #firstSegment = ''
+  /** Where entries may be lost that follow all that was read so far: the next one that follows tells that none are. */
+  #doubt: { readonly what: string; readonly segment: string } | null = null
 
   constructor(
     directory: DataDirectory,
@@ -274,8 +282,9 @@ class LogCheck {
           this.bytes += value.length
           return true
         }
-        segment.scan(this.#log.key(0), this.#log.endKey, add)
-        this.#log.scanCopies(segment, add)
+        const skip = (damage: Damage): void => this.#directory.tellDamage(segment, damage)
+        segment.scan(this.#log.key(0), this.#log.endKey, add, skip)
+        this.#log.scanCopies(segment, add, skip)
         this.bytes += segment.get(this.#log.checkpointKey)?.length ?? 0
       })
     }
@@ -288,6 +297,10 @@ class LogCheck {
     for (const segment of [...this.#directory.segments]) {
       this.#directory.reading(segment, () => this.#readCopies(segment))
       this.#directory.reading(segment, () => this.#readEntries(segment))
+    }
+    if (this.#isWhole && this.#doubt !== null) {
+      const { segment } = this.#doubt
+      this.#breakOff(`what follows offset ${this.#state.logEnd} may be lost`, { segment })
     }
     this.#log.durableEnd = this.#state.logEnd
     this.#checkState(this.#isWhole ? 'the log' : 'what can be read of the log')
@@ -314,7 +327,9 @@ class LogCheck {
         if (!isNewest) return
         isNewest = false
         try {
-          this.#state = decodeCheckpoint(body).state
+          const { state, firstSegment } = decodeCheckpoint(body)
+          this.#state = state
+          this.#firstSegment = firstSegment
           this.#checkpointed = this.#state.logEnd
         } catch (error) {
           this.#breakOff(`its newest checkpoint cannot be read: ${told(error)}`, where)
@@ -325,16 +340,24 @@ class LogCheck {
   }
 
   #readCopies(segment: Segment): void {
-    this.#log.scanCopies(segment, (key, record) => {
+    const visit = (key: Buffer, record: Buffer): boolean => {
       this.#readRecord(segment, key, record, 'copies')
       return true
-    })
+    }
+    this.#log.scanCopies(segment, visit, (damage) => this.#directory.tellDamage(segment, damage))
   }
 
   #readEntries(segment: Segment): void {
-    segment.scan(this.#log.key(0), this.#log.endKey, (key, value) => {
+    const visit = (key: Uint8Array, value: Uint8Array): boolean => {
       this.#readRecord(segment, asBuffer(key), asBuffer(value), 'entries')
       return true
+    }
+    segment.scan(this.#log.key(0), this.#log.endKey, visit, (damage) => {
+      this.#directory.tellDamage(segment, damage)
+      const { name } = segment
+      if (name < this.#firstSegment || Buffer.compare(damage.to, this.#log.key(this.#state.logEnd)) <= 0)
+        return
+      this.#doubt ??= { what: damage.what, segment: name }
     })
   }
 
@@ -395,7 +418,9 @@ class LogCheck {
   /** @returns false: it is a batch whose payload does not verify */
   #fold(segment: Segment, entry: Entry): boolean {
     try {
-      return foldNext(this.#state, entry)
+      const isGood = foldNext(this.#state, entry)
+      this.#doubt = null
+      return isGood
     } catch (error) {
       const where = { segment: segment.name, offset: entry.base }
       if (error instanceof CorruptEntry || error instanceof InvariantError || error instanceof MqError) {

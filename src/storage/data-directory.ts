@@ -2,7 +2,7 @@
  * A data directory as somebody sees it who only reads, and for whom nothing there can be taken for granted: a part
  * that cannot be read is told of, and left out.
  */
-import type { Segment, Store } from '../env.ts'
+import type { Damage, Segment, Store } from '../env.ts'
 import { assertKnownFormat, metaValue, queueRecordOf, type QueueRecord } from '../coordinator/embedded.ts'
 import { invariant, MqError } from '../errors.ts'
 import { CorruptEntry, logName, type LogName } from '../partition/entry.ts'
@@ -36,6 +36,7 @@ export class DataDirectory {
   /** Whether what meta says of queues is all of them. */
   knowsQueues = false
   readonly #opened: Segment[] = []
+  readonly #told = new Set<string>()
   readonly #tell: Tell
 
   private constructor(tell: Tell) {
@@ -67,7 +68,7 @@ export class DataDirectory {
 
   async #open(store: Store, name: string): Promise<Segment | null> {
     try {
-      return await store.open(name, { create: false })
+      return await store.open(name, { create: false, sealed: true })
     } catch (error) {
       if (!(error instanceof MqError)) throw error
       this.#tell({ what: `it cannot be opened: ${error.message}`, segment: name })
@@ -84,13 +85,18 @@ export class DataDirectory {
     if (segment === null) return
     try {
       this.knowsQueues = true
+      segment.walk((damage) => this.tellDamage(segment, damage))
       const [format] = (this.#get(segment, 'format') ?? []) as [number?]
       if (format !== undefined) assertKnownFormat(format)
       this.#get(segment, 'node')
       this.epoch = ((this.#get(segment, 'epoch') ?? []) as [number?])[0] ?? null
-      segment.scan(Buffer.from('queue/'), Buffer.from('queue0'), (key, value) => {
+      const visit = (key: Uint8Array, value: Uint8Array): boolean => {
         this.#addQueue(Buffer.from(key), Buffer.from(value))
         return true
+      }
+      segment.scan(Buffer.from('queue/'), Buffer.from('queue0'), visit, (damage) => {
+        this.knowsQueues = false
+        this.tellDamage(segment, damage)
       })
     } catch (error) {
       if (!(error instanceof MqError) || error.code === 'NEWER_DATA_FORMAT') throw error
@@ -101,8 +107,24 @@ export class DataDirectory {
     }
   }
 
+  /** A part of a segment that can't be read, once, whoever comes upon it. */
+  tellDamage({ name }: Segment, { what }: Pick<Damage, 'what'>): void {
+    if (this.#told.has(what)) return
+    // A bound, should a whole file be wrong: nobody reads that many.
+    if (this.#told.size < damagesMax) this.#told.add(what)
+    this.#tell({ what, segment: name })
+  }
+
   #get(segment: Segment, key: string): unknown {
-    const value = segment.get(Buffer.from(key))
+    let value: Uint8Array | undefined
+    try {
+      value = segment.get(Buffer.from(key))
+    } catch (error) {
+      if (!isCorrupt(error)) throw error
+      this.knowsQueues = false
+      this.tellDamage(segment, { what: error.message })
+      return undefined
+    }
     if (value === undefined) {
       this.#tell({ what: `the key '${key}' is missing`, segment: 'meta' })
       return undefined
@@ -147,7 +169,7 @@ export class DataDirectory {
     const log = new PartitionLog(name, readingOnly)
     for (const segment of [...this.segments]) {
       this.reading(segment, () => {
-        const first = log.firstBase(segment)
+        const { base: first } = log.first(segment)
         if (first !== undefined) log.extents.push({ segment, first })
       })
       this.reading(segment, () => log.findCopies(segment))
@@ -176,6 +198,10 @@ export class DataDirectory {
       read()
     } catch (error) {
       // What the disk did not give, and what its bytes make no sense of.
+      if (isCorrupt(error)) {
+        this.tellDamage(segment, { what: error.message })
+        return
+      }
       const isOfTheDisk = error instanceof MqError && error.code === 'STORAGE_FAILED'
       // A key of the wrong length.
       const isOfTheKey = error instanceof RangeError
@@ -193,16 +219,24 @@ const readingOnly = {
   enqueue: () => invariant(false, 'a log that is only read'),
 }
 
-/** The partitions that have a key with this prefix. */
+/** Of one segment's file; more are told as often as they are met. */
+const damagesMax = 100_000
+
+function isCorrupt(error: unknown): error is MqError {
+  return error instanceof MqError && error.code === 'CORRUPT_LOG'
+}
+
+/** The partitions that have a key with this prefix, where it can be read. */
 function* namesIn(segment: Segment, prefix: number): Generator<LogName> {
   const end = Uint8Array.of(prefix + 1)
   let from: Uint8Array = Uint8Array.of(prefix)
   for (;;) {
     let key: Buffer | undefined
-    segment.scan(from, end, (first) => {
+    const visit = (first: Uint8Array): boolean => {
       key = Buffer.from(asBuffer(first))
       return false
-    })
+    }
+    segment.scan(from, end, visit, () => undefined)
     if (key === undefined) return
     if (key.length >= 21) yield logName(key.toString('hex', 1, 17), key.readUInt32BE(17))
     from = Buffer.concat([key.subarray(0, 21), Buffer.alloc(9, 0xff)])

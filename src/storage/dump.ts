@@ -150,12 +150,13 @@ function* recordsOf(
   for (;;) {
     const piece: Found[] = []
     let bytes = 0
+    const visit = (key: Uint8Array, value: Uint8Array): boolean => {
+      const record = Buffer.from(value)
+      piece.push({ segment: segment.name, isCopy: prefix === copyPrefix, base: recordBase(key), record })
+      return (bytes += record.length) < pieceBytes
+    }
     directory.reading(segment, () =>
-      segment.scan(start, end, (key, value) => {
-        const record = Buffer.from(value)
-        piece.push({ segment: segment.name, isCopy: prefix === copyPrefix, base: recordBase(key), record })
-        return (bytes += record.length) < pieceBytes
-      }),
+      segment.scan(start, end, visit, (damage) => directory.tellDamage(segment, damage)),
     )
     if (piece.length === 0) return
     yield* piece

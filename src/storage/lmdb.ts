@@ -17,7 +17,9 @@
 // - A disk that fills up mostly answers with a short write, and LMDB calls that EIO. See `#failed`.
 // - It writes through a memory map to one file only: the table of readers. On a full disk the first touch of a
 //   page without a block kills the process with SIGBUS, so that file gets its blocks by a plain write before.
-// - It maps the data file without asking how long it is. See `checkDataFile`.
+// - It maps the data file and believes all that stands there: how long the file is, which page is where. One number
+//   that has rotted kills the process. So only the segment that is written to is open in LMDB, and only after its whole
+//   structure was walked; all others are read by `lmdb-pages.ts`.
 // - Values are read into one buffer that all environments of the process share. See `#keep`.
 // - It remembers every environment ever opened in `allDbs`, with a write buffer of 64 KiB each.
 
@@ -32,7 +34,6 @@ import {
   mkdirSync,
   openSync,
   readFileSync,
-  readSync,
   rmSync,
   statSync,
   writeSync,
@@ -41,8 +42,17 @@ import { open as openFile, readdir, rename, rm, statfs, unlink } from 'node:fs/p
 import { constants as osConstants } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import * as lmdb from 'lmdb'
-import { keyBytesMax, type Put, type Segment, type Store } from '../env.ts'
+import {
+  type Damage,
+  keyBytesMax,
+  type OpenOptions,
+  type Piece,
+  type Put,
+  type Segment,
+  type Store,
+} from '../env.ts'
 import { invariant, MqError } from '../errors.ts'
+import { PageFile } from './lmdb-pages.ts'
 
 const dataSuffix = '.mdb'
 const readersSuffix = '-lock'
@@ -130,12 +140,14 @@ class LmdbStore implements Store {
     }
   }
 
-  async open(name: string, options: { readonly create: boolean }): Promise<Segment> {
+  async open(name: string, options: OpenOptions): Promise<Segment> {
     this.#begin(name)
     try {
       const path = this.#path(name)
+      const closed = (): void => void this.#busy.delete(name)
+      if (options.sealed === true || this.#leaveAsIs) return new LmdbSegment(name, path, null, closed)
       if (options.create) await this.#create(path)
-      return new LmdbSegment(name, path, () => this.#busy.delete(name))
+      return new LmdbSegment(name, path, checkedPageBytes(path), closed)
     } catch (error) {
       this.#busy.delete(name)
       throw storageError(error, `cannot ${options.create ? 'create' : 'open'} segment ${name}`)
@@ -265,13 +277,17 @@ const noKey = undefined as Uint8Array | undefined
 class LmdbSegment implements Segment {
   readonly name: string
   readonly #path: string
-  readonly #pageBytes: number
   readonly #closed: () => void
-  /** Absent once closed. */
+  readonly #pageBytes: number
+  /** Until it is sealed, or closed. */
   #db: Database | undefined
+  /** From its sealing until it is closed. */
+  #pages: PageFile | undefined
   #usedBytes: number
   /** Settles with the commit under way. */
   #committing: Promise<void> | undefined
+  /** Settles once LMDB has let go of the file. */
+  #closing: Promise<void> | undefined
   /** Set by the first failure after which nobody knows what is on disk; every later commit is refused with it. */
   #failure: MqError | undefined
   /** Holds the value that was read last. Grows to the longest value seen, up to `keptBytesMax`. */
@@ -280,16 +296,25 @@ class LmdbSegment implements Segment {
   // looks at them when an iterator makes its first step, and `end` must be there: a reverse range without one
   // would leave out the key 00.
   readonly #floorQuery = { start: noKey, end: noKey, reverse: true, limit: 1, snapshot: true }
-  readonly #floorRange: lmdb.RangeIterable<{ key: Uint8Array; value: Uint8Array }>
+  #floorRange: lmdb.RangeIterable<{ key: Uint8Array; value: Uint8Array }> | undefined
   readonly #scanQuery = { start: noKey, end: noKey, snapshot: true }
-  readonly #scanRange: lmdb.RangeIterable<{ key: Uint8Array; value: Uint8Array }>
+  #scanRange: lmdb.RangeIterable<{ key: Uint8Array; value: Uint8Array }> | undefined
 
-  /** @throws MqError CORRUPT_LOG, or whatever the file system or lmdb say */
-  constructor(name: string, path: string, closed: () => void) {
+  /**
+   * @param pageBytes how long its pages are; null: it is sealed
+   * @throws whatever the file system or lmdb say
+   */
+  constructor(name: string, path: string, pageBytes: number | null, closed: () => void) {
     this.name = name
     this.#path = path
     this.#closed = closed
-    this.#pageBytes = checkDataFile(path)
+    if (pageBytes === null) {
+      this.#pages = new PageFile(path)
+      this.#pageBytes = 0
+      this.#usedBytes = this.#pages.usedBytes
+      return
+    }
+    this.#pageBytes = pageBytes
     const db = openDatabase(path)
     this.#db = db
     this.#usedBytes = this.#countUsedBytes(db)
@@ -336,32 +361,46 @@ class LmdbSegment implements Segment {
   }
 
   get(key: Uint8Array): Uint8Array | undefined {
-    const db = this.#opened()
+    const pages = this.#pages
+    const db = pages === undefined ? this.#opened() : null
     if (key.length === 0) return undefined
+    if (db === null) return this.#read(() => pages!.get(key))
     const value = this.#read(() => db.getBinaryFast(key))
     // lmdb sets the property `length` of its shared buffer: all other ways to ask give the buffer's capacity.
     return value && this.#keep(value.subarray(0, value.length))
   }
 
   floor(key: Uint8Array): Put | undefined {
+    const pages = this.#pages
+    if (pages !== undefined) return key.length === 0 ? undefined : this.#read(() => pages.floor(key))
     this.#opened()
     if (key.length === 0) return undefined
     this.#floorQuery.start = key
-    const entries = this.#read(() => this.#floorRange[Symbol.iterator]())
+    const entries = this.#read(() => this.#floorRange![Symbol.iterator]())
     const step = this.#read(() => entries.next())
     entries.return?.()
     if (step.done === true) return undefined
     return { key: step.value.key, value: this.#keep(step.value.value) }
   }
 
-  scan(from: Uint8Array, to: Uint8Array, visit: (key: Uint8Array, value: Uint8Array) => boolean): void {
+  scan(
+    from: Uint8Array,
+    to: Uint8Array,
+    visit: (key: Uint8Array, value: Uint8Array) => boolean,
+    skip?: (damage: Damage) => void,
+  ): void {
+    if (this.#pages !== undefined) {
+      // What the visitor throws stays as it is.
+      this.#pages.scan(from, to, visit, skip)
+      return
+    }
     this.#opened()
     // To lmdb an end of length 0 is no end.
     if (to.length === 0) return
     this.#scanQuery.start = from.length === 0 ? undefined : from
     this.#scanQuery.end = to
     // After a page that made no sense lmdb refuses already here.
-    const entries = this.#read(() => this.#scanRange[Symbol.iterator]())
+    const entries = this.#read(() => this.#scanRange![Symbol.iterator]())
     const next = () => entries.next()
     try {
       for (let step = this.#read(next); step.done !== true; step = this.#read(next)) {
@@ -372,18 +411,46 @@ class LmdbSegment implements Segment {
     }
   }
 
+  /** Reads go on meanwhile: the pages are there before the database goes. What LMDB wrote, a plain read sees at once. */
+  async seal(): Promise<void> {
+    if (this.#pages !== undefined) return
+    const db = this.#opened()
+    invariant(this.#committing === undefined, 'a segment is sealed between commits')
+    this.#pages = this.#read(() => new PageFile(this.#path))
+    this.#db = this.#floorRange = this.#scanRange = undefined
+    this.#closing = closeDatabase(db)
+    await this.#closing
+  }
+
+  walk(found: (damage: Damage) => void): void {
+    invariant(this.#pages !== undefined, `segment ${this.name} is sealed before it is walked`)
+    this.#pages.walk(found)
+  }
+
+  async *pieces(bytesMax: number): AsyncGenerator<Piece, void> {
+    invariant(this.#pages !== undefined, `segment ${this.name} is sealed before it is read anew`)
+    try {
+      yield* this.#pages.pieces(bytesMax)
+    } catch (error) {
+      throw storageError(error, `cannot read segment ${this.name}`)
+    }
+  }
+
   async close(): Promise<void> {
     // The commit's own caller hears how it went.
     await this.#committing?.catch(() => undefined)
     const db = this.#db
-    if (db === undefined) return
-    this.#db = undefined
-    await closeDatabase(db)
+    const pages = this.#pages
+    if (db === undefined && pages === undefined) return
+    this.#db = this.#pages = undefined
+    pages?.close()
+    if (db !== undefined) this.#closing = closeDatabase(db)
+    await this.#closing
     this.#closed()
   }
 
   #opened(): Database {
-    invariant(this.#db !== undefined, `segment ${this.name} is closed`)
+    invariant(this.#db !== undefined, `segment ${this.name} is closed, or sealed`)
     return this.#db
   }
 
@@ -518,53 +585,19 @@ async function closeDatabase(db: Database): Promise<void> {
   }
 }
 
-// LMDB's meta page, in its 64-bit data format 2: the page's header, then these. There are two, at the beginning of
-// the file and one page further; the one with the higher transaction counts.
-const metaBytes = 160
-const metaMagicAt = 24
-const metaVersionAt = 28
-const metaPageBytesAt = 48
-const metaLastPageAt = 144
-const metaTransactionAt = 152
-const metaMagic = 0xbeefc0de
-const metaVersion = 2
-
 /**
- * Says whether LMDB can open the file, and how long its pages are. LMDB maps the file up to the last page that the
- * meta page names; where the file is shorter, the first read there kills the process. A file that was only put to,
- * never deleted from, is never shorter for a good reason (1.4 million commits were tried).
- * @throws MqError CORRUPT_LOG
+ * How long the pages of a file are that LMDB may open.
+ * @throws MqError CORRUPT_LOG: something in its structure would kill LMDB, or let it write over what is there
  */
-function checkDataFile(path: string): number {
-  const fd = openSync(path, 'r')
+function checkedPageBytes(path: string): number {
+  const pages = new PageFile(path)
   try {
-    const fileBytes = fstatSync(fd).size
-    const readMeta = (at: number) => {
-      const meta = Buffer.alloc(metaBytes)
-      const isWhole = readSync(fd, meta, 0, metaBytes, at) === metaBytes
-      if (!isWhole || meta.readUInt32LE(metaMagicAt) !== metaMagic) {
-        throw new MqError('CORRUPT_LOG', `${path} is not a segment: LMDB's mark is missing at ${at}`)
-      }
-      const version = meta.readUInt32LE(metaVersionAt)
-      if (version !== metaVersion) {
-        throw new MqError('CORRUPT_LOG', `${path} has LMDB's data format ${version}, not ${metaVersion}`)
-      }
-      return {
-        pageBytes: meta.readUInt32LE(metaPageBytesAt),
-        lastPage: meta.readBigUInt64LE(metaLastPageAt),
-        transaction: meta.readBigUInt64LE(metaTransactionAt),
-      }
-    }
-    const first = readMeta(0)
-    const second = readMeta(first.pageBytes)
-    const newest = second.transaction > first.transaction ? second : first
-    const neededBytes = (newest.lastPage + 1n) * BigInt(first.pageBytes)
-    if (neededBytes > fileBytes) {
-      throw new MqError('CORRUPT_LOG', `${path} was cut short: it has ${fileBytes} of ${neededBytes} bytes`)
-    }
-    return first.pageBytes
+    pages.walk(({ what }) => {
+      throw new MqError('CORRUPT_LOG', what)
+    })
+    return pages.pageBytes
   } finally {
-    closeSync(fd)
+    pages.close()
   }
 }
 

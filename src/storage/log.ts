@@ -25,7 +25,7 @@ import type { Offset } from '../types.ts'
 import { asStorageError, watchdog } from './disk-failure.ts'
 import { EntryCache } from './entry-cache.ts'
 import { checkpointBody } from './checkpoint-writer.ts'
-import { asBuffer, copyPrefix, PartitionLog, type Queued } from './partition-log.ts'
+import { asBuffer, copyPrefix, PartitionLog, reading, type Queued } from './partition-log.ts'
 
 export interface LogOptions {
   /** Size at which the log rolls on to the next segment, in bytes. */
@@ -51,6 +51,10 @@ export interface LogOptions {
   copyAfterMs: number
   /** What is encoded of checkpoints in one turn, in bytes, a piece more perhaps; others are served in between. */
   checkpointBytesPerTurn: number
+  /** What is read of closed segments to find rot early, in bytes a second, at most; 0: nothing is. */
+  verifyBytesPerSecond: number
+  /** How long after a closed segment was read whole it is read again, in milliseconds. */
+  verifyEveryMs: number
 }
 
 export const logDefaults: LogOptions = {
@@ -65,6 +69,8 @@ export const logDefaults: LogOptions = {
   retentionMs: 1000,
   copyAfterMs: 30_000,
   checkpointBytesPerTurn: 512 << 10,
+  verifyBytesPerSecond: 8 << 20,
+  verifyEveryMs: 24 * 3_600_000,
 }
 
 export interface LogEvents {
@@ -82,6 +88,8 @@ export interface LogEvents {
   committed?(tookMs: number, puts: readonly Put[]): void
   /** A segment that nobody needed is gone. */
   removed?(name: string): void
+  /** The last segment is damaged, and never written to again: the log goes on in another. */
+  damaged?(name: string, what: string): void
 }
 
 /** What a start finds of one partition. */
@@ -92,6 +100,17 @@ export interface Recovered {
   /** Batches in it whose messages can't be read any more. */
   readonly rotten: Ranges
   readonly entriesRead: number
+}
+
+/** The newest that can be read. */
+interface FoundCheckpoint {
+  readonly state: PartitionState
+  readonly firstSegment: string
+  /** Null: there is none, and the state is that of an empty log. */
+  readonly segment: string | null
+  readonly bytes: number
+  /** The newest that can't be read, if that is, or may be, newer. */
+  readonly unreadable: { readonly segment: string; readonly why: string } | null
 }
 
 /** Entries below this size share a record with their neighbours in a commit. */
@@ -125,8 +144,9 @@ export class SharedLog {
   /** Appended so far, and how much of it is on disk. */
   #appended = 0
   #durable = 0
-  /** The last removal of a segment. */
+  /** The last removal of a segment, and its sealing. */
   #removing: Promise<void> = Promise.resolve()
+  #sealing: Promise<void> = Promise.resolve()
   /** Resolved once `#durable` ≥ `after`, which never decreases along the list. */
   #flushing: { after: number; resolve: () => void }[] = []
 
@@ -141,10 +161,11 @@ export class SharedLog {
     this.#clock = clock
     this.#segments = segments
     for (const segment of segments) {
-      segment.scan(Uint8Array.of(copyPrefix), Uint8Array.of(copyPrefix + 1), () => {
+      const found = (): boolean => {
         this.#withCopies.add(segment)
         return false
-      })
+      }
+      segment.scan(Uint8Array.of(copyPrefix), Uint8Array.of(copyPrefix + 1), found, found)
     }
     this.#options = options
     this.#events = events
@@ -156,8 +177,10 @@ export class SharedLog {
     const names = (await store.list()).filter((name) => segmentName.test(name))
     const segments: Segment[] = []
     try {
-      for (const name of names) segments.push(await store.open(name, { create: false }))
-      if (segments.length === 0) segments.push(await store.open('00000001', { create: true }))
+      const last = names.pop()
+      for (const name of names) segments.push(await store.open(name, { create: false, sealed: true }))
+      if (last === undefined) segments.push(await store.open(nextName('0'), { create: true }))
+      else segments.push(...(await openLast(store, last, events)))
     } catch (error) {
       await Promise.allSettled(segments.map((segment) => segment.close()))
       throw error
@@ -184,8 +207,19 @@ export class SharedLog {
     return this.#segments
   }
 
+  /** Those that nothing is written to any more, oldest first: sealed. */
+  get closedSegments(): readonly Segment[] {
+    return this.#segments.slice(0, -1)
+  }
+
   get partitions(): Iterable<PartitionLog> {
     return this.#partitions
+  }
+
+  /** Undefined: there is none, or its queue is deleted. Looks at all of them. */
+  partitionOf(name: LogName): PartitionLog | undefined {
+    for (const log of this.#partitions) if (Buffer.compare(log.name.bytes, name.bytes) === 0) return log
+    return undefined
   }
 
   /** Entries and checkpoints so far. */
@@ -203,41 +237,64 @@ export class SharedLog {
 
   /**
    * One partition's part of it, with the fold of what is there.
+   *
+   * Of what can't be read nobody knows whether it was there. So each such place is a doubt, and what ends it is an entry
+   * that follows, by its offset and its chain, all that was read. A doubt that is left at the end may be the newest
+   * settles: then the fold can't be known.
+   * @param isNew nothing of it can be there: no doubt, wherever something can't be read
    * @throws CorruptEntry when the fold can't be known
    */
-  recover(name: LogName): Recovered {
+  recover(name: LogName, isNew = false): Recovered {
     const log = new PartitionLog(name, this)
-    const {
-      state,
-      firstSegment,
-      segment: checkpointSegment,
-      bytes: checkpointBytes,
-    } = this.#newestCheckpoint(log)
+    if (isNew) return { log, state: new PartitionState(), rotten: [], entriesRead: 0 }
+    const checkpoint = this.#newestCheckpoint(log)
+    const { state, firstSegment } = checkpoint
     const rotten: Ranges = []
     let entriesRead = 0
+    let doubt: string | null = null
+    let lastEntryIn = ''
     for (const segment of this.#segments) {
       if (this.#withCopies.has(segment)) log.findCopies(segment)
-      const first = log.firstBase(segment)
-      if (first === undefined) continue
+      const { base: first, damage } = log.first(segment)
+      if (first === undefined) {
+        if (damage !== null && segment.name >= firstSegment) doubt ??= damage.what
+        continue
+      }
       log.extents.push({ segment, first })
       if (segment.name < firstSegment) continue
-      segment.scan(log.key(state.logEnd), log.endKey, (_key, value) => {
+      const visit = (_key: Uint8Array, value: Uint8Array): boolean => {
         const record = asBuffer(value)
         for (let at = 0; at < record.length; at += entryLength(record, at)) {
           const entry = decodeHeader(name, record, at)
           if (!foldNext(state, entry)) rotten.push(entry.base, entry.count)
           entriesRead++
+          doubt = null
+          lastEntryIn = segment.name
         }
         return true
-      })
+      }
+      segment.scan(log.key(state.logEnd), log.endKey, visit, ({ what }) => (doubt ??= what))
     }
+    doubt ??= this.#doubtOf(checkpoint, lastEntryIn)
+    if (doubt !== null) throw new CorruptEntry(`what follows offset ${state.logEnd} may be lost: ${doubt}`)
     log.durableEnd = log.told = state.logEnd
-    if (checkpointSegment !== null) {
+    if (checkpoint.segment !== null) {
       // All of them, as far as anybody has looked; the next checkpoint will know better.
       const holds = [...log.extents, ...log.copies].map(({ segment }) => segment.name)
-      log.checkpointed = { segment: checkpointSegment, from: firstSegment, holds, bytes: checkpointBytes }
+      log.checkpointed = { segment: checkpoint.segment, from: firstSegment, holds, bytes: checkpoint.bytes }
     }
     return { log, state, rotten, entriesRead }
+  }
+
+  /**
+   * A checkpoint that can't be read costs only time, if the one before it and a longer tail say the same. They do if the
+   * tail reaches that far, or if no segment between them is gone; else they say what was true long ago.
+   */
+  #doubtOf({ firstSegment, unreadable }: FoundCheckpoint, lastEntryIn: string): string | null {
+    if (unreadable === null || lastEntryIn >= unreadable.segment) return null
+    const between = this.#segments.filter(({ name }) => firstSegment <= name && name <= unreadable.segment)
+    const isWhole = between.length === Number(unreadable.segment) - Math.max(1, Number(firstSegment)) + 1
+    return isWhole ? null : unreadable.why
   }
 
   /** What this partition needs is kept from now on. */
@@ -253,9 +310,7 @@ export class SharedLog {
   /** A partition whose log can't be read: all that there is of it is kept, for whoever can tell what happened. */
   unreadable(name: LogName): PartitionLog {
     const log = new PartitionLog(name, this)
-    const kept = this.#segments.filter(
-      (segment) => log.isIn(segment) || segment.get(log.checkpointKey) !== undefined,
-    )
+    const kept = this.#segments.filter((segment) => log.isIn(segment))
     log.kept = new Set(kept.map((segment) => segment.name))
     return log
   }
@@ -290,21 +345,23 @@ export class SharedLog {
     }
   }
 
-  #newestCheckpoint(log: PartitionLog): {
-    state: PartitionState
-    firstSegment: string
-    segment: string | null
-    bytes: number
-  } {
+  #newestCheckpoint(log: PartitionLog): FoundCheckpoint {
+    let unreadable: FoundCheckpoint['unreadable'] = null
     for (let i = this.#segments.length - 1; i >= 0; i--) {
-      const value = this.#segments[i]!.get(log.checkpointKey)
-      if (value === undefined) continue
-      // A rotten checkpoint costs only time: the one before it and a longer tail say the same.
-      const body = checkpointBody(log.name, value)
-      if (body !== null)
-        return { ...decodeCheckpoint(body), segment: this.#segments[i]!.name, bytes: 4 + body.length }
+      const segment = this.#segments[i]!
+      const { name } = segment
+      try {
+        const value = reading(() => segment.get(log.checkpointKey))
+        if (value === undefined) continue
+        const body = checkpointBody(log.name, value)
+        if (body === null) throw new CorruptEntry(`the checkpoint in segment ${name} has rotted`)
+        return { ...decodeCheckpoint(body), segment: name, bytes: 4 + body.length, unreadable }
+      } catch (error) {
+        if (!(error instanceof CorruptEntry)) throw error
+        unreadable ??= { segment: name, why: error.message }
+      }
     }
-    return { state: new PartitionState(), firstSegment: '', segment: null, bytes: 0 }
+    return { state: new PartitionState(), firstSegment: '', segment: null, bytes: 0, unreadable }
   }
 
   /** @internal for PartitionLog */
@@ -346,6 +403,7 @@ export class SharedLog {
     const next = await this.#next?.catch(() => null)
     if (next) await next.close()
     await this.#removing
+    await this.#sealing
     await this.#reserving
     await Promise.allSettled(this.#segments.map((segment) => segment.close()))
   }
@@ -484,8 +542,7 @@ export class SharedLog {
   /** Opens the next segment ahead of time, so that a roll waits for nothing. */
   #prepareNext(): Promise<Segment> {
     if (this.#next === null) {
-      const name = String(Number(this.currentSegment) + 1).padStart(8, '0')
-      this.#next = this.#store.open(name, { create: true })
+      this.#next = this.#store.open(nextName(this.currentSegment), { create: true })
       // Whoever awaits it handles the error; until then it must not count as unhandled.
       this.#next.catch(() => undefined)
     }
@@ -503,7 +560,9 @@ export class SharedLog {
           await next.close()
           return false
         }
+        const closed = this.#segments.at(-1)!
         this.#segments.push(next)
+        this.#sealing = this.#seal(closed)
         this.#isBlocked = false
         if (this.#hasReserve || this.#options.reserveBytes === 0) this.#setFull(false)
         this.#events.rolled()
@@ -521,6 +580,15 @@ export class SharedLog {
       this.#block()
       await this.#pause()
       if (this.#mode !== 'committing') return false
+    }
+  }
+
+  /** Nothing is written to it any more, and reads go on. */
+  async #seal(segment: Segment): Promise<void> {
+    try {
+      await segment.seal()
+    } catch (error) {
+      this.#fail(asStorageError('closing a segment', error))
     }
   }
 
@@ -549,6 +617,27 @@ export class SharedLog {
     if (this.#mode === 'failed' || this.#mode === 'closed') return
     this.#mode = 'failed'
     this.#events.failed(error)
+  }
+}
+
+function nextName(name: string): string {
+  return String(Number(name) + 1).padStart(8, '0')
+}
+
+/** The segment that is written to; before it, where that was another, the one that is damaged. */
+async function openLast(store: Store, name: string, events: LogEvents): Promise<Segment[]> {
+  try {
+    return [await store.open(name, { create: false })]
+  } catch (error) {
+    if (!(error instanceof MqError && error.code === 'CORRUPT_LOG')) throw error
+    events.damaged?.(name, error.message)
+  }
+  const damaged = await store.open(name, { create: false, sealed: true })
+  try {
+    return [damaged, await store.open(nextName(name), { create: true })]
+  } catch (error) {
+    await damaged.close()
+    throw error
   }
 }
 

@@ -1,5 +1,6 @@
 /** One partition's view of the shared log: where its entries are, what of them is needed, and reading them. */
-import type { Segment } from '../env.ts'
+import type { Damage, Segment } from '../env.ts'
+import { MqError } from '../errors.ts'
 import {
   CorruptEntry,
   decodeEntry,
@@ -93,6 +94,8 @@ export class PartitionLog {
   }
   /** A checkpoint is wanted: that of long ago is all that keeps a segment. */
   askCheckpoint: () => void = () => undefined
+  /** Rot was found where messages in `[from, end)` are, in that segment. */
+  recheck: (segment: string, from: Offset, end: Offset) => void = () => undefined
   readonly #shared: Shared
   /** The offset of the last checkpoint that was begun. */
   #captured: Offset = -1
@@ -198,12 +201,13 @@ export class PartitionLog {
 
   /** @internal At the start: what has been copied to this segment, which comes after those that were told before. */
   findCopies(segment: Segment): void {
-    this.scanCopies(segment, (_key, record) => {
+    const visit = (_key: Buffer, record: Buffer): boolean => {
       const { base, count } = peekEntry(record, 0)
       // Of one that has rotted nobody knows what it is a copy of: its messages are found missing when they are read.
       if (verifies(this.name, record, 0)) this.copied(segment, base, base + count)
       return true
-    })
+    }
+    this.scanCopies(segment, visit, passOver)
   }
 
   /**
@@ -260,7 +264,7 @@ export class PartitionLog {
   /** Where the entry that holds `offset` is; the bytes are valid until the segment is next called. */
   #find(offset: Offset): { value: Buffer; at: number } {
     const { segment, prefix } = this.#placeOf(offset)
-    const found = segment?.floor(this.key(offset, prefix))
+    const found = segment && reading(() => segment.floor(this.key(offset, prefix)))
     if (found === undefined || !this.owns(found.key, prefix))
       throw new CorruptEntry(`no record holds offset ${offset}`)
     const value = asBuffer(found.value)
@@ -283,41 +287,65 @@ export class PartitionLog {
     for (const { first } of this.extents) if (first > offset) end = Math.min(end, first)
     for (const { batches } of this.copies)
       if (batches.nextRun(offset + 1, this.#run)) end = Math.min(end, this.#run.start)
-    segment?.scan(this.key(offset + 1, prefix), this.key(Number.MAX_SAFE_INTEGER, prefix), (key) => {
+    const nextRecord = (key: Uint8Array): boolean => {
       end = Math.min(end, recordBase(key))
       return false
-    })
-    const record = segment?.floor(this.key(offset, prefix))
-    if (record !== undefined && this.owns(record.key, prefix)) {
-      end = Math.min(end, edgeAfter(offset, this.name, asBuffer(record.value)) ?? end)
+    }
+    // Behind pages that make no sense, too: what is on them is lost, up to the next record that is not.
+    segment?.scan(
+      this.key(offset + 1, prefix),
+      this.key(Number.MAX_SAFE_INTEGER, prefix),
+      nextRecord,
+      passOver,
+    )
+    try {
+      const record = segment && reading(() => segment.floor(this.key(offset, prefix)))
+      if (record !== undefined && this.owns(record.key, prefix)) {
+        end = Math.min(end, edgeAfter(offset, this.name, asBuffer(record.value)) ?? end)
+      }
+    } catch (error) {
+      if (!(error instanceof CorruptEntry)) throw error
     }
     return end
   }
 
-  /** Whether a segment has entries of this partition, or copies of them. */
+  /** Whether a segment has anything of this partition, as far as it can be read, or may have where it can't. */
   isIn(segment: Segment): boolean {
-    let isIn = this.firstBase(segment) !== undefined
-    this.scanCopies(segment, () => {
+    const { base, damage } = this.first(segment)
+    let isIn = base !== undefined || damage !== null
+    const found = (): boolean => {
       isIn = true
       return false
-    })
-    return isIn
+    }
+    this.scanCopies(segment, found, found)
+    try {
+      return isIn || reading(() => segment.get(this.checkpointKey)) !== undefined
+    } catch (error) {
+      if (!(error instanceof CorruptEntry)) throw error
+      return true
+    }
   }
 
-  /** Visits the copies of this partition's batches in a segment, ascending, until `visit` returns false. */
-  scanCopies(segment: Segment, visit: (key: Buffer, record: Buffer) => boolean): void {
+  /** Visits the copies of this partition's batches in a segment, as `Segment.scan`. */
+  scanCopies(
+    segment: Segment,
+    visit: (key: Buffer, record: Buffer) => boolean,
+    skip?: (damage: Damage) => void,
+  ): void {
     const end = this.key(Number.MAX_SAFE_INTEGER, copyPrefix)
-    segment.scan(this.key(0, copyPrefix), end, (key, value) => visit(asBuffer(key), asBuffer(value)))
+    segment.scan(this.key(0, copyPrefix), end, (key, value) => visit(asBuffer(key), asBuffer(value)), skip)
   }
 
-  /** Base of this partition's first record in a segment. */
-  firstBase(segment: Segment): Offset | undefined {
-    let first: Offset | undefined
-    segment.scan(this.key(0), this.endKey, (key) => {
-      first = recordBase(key)
+  /** Base of this partition's first record in a segment that can be read, and what may be before it and can't. */
+  first(segment: Segment): { base: Offset | undefined; damage: Damage | null } {
+    let base: Offset | undefined
+    let damage: Damage | null = null
+    const visit = (key: Uint8Array): boolean => {
+      base = recordBase(key)
       return false
-    })
-    return first
+    }
+    segment.scan(this.key(0), this.endKey, visit, (found) => (damage ??= found))
+    return { base, damage }
   }
 
   key(base: Offset, prefix = entryPrefix): Buffer {
@@ -360,6 +388,22 @@ function edgeAfter(offset: Offset, name: LogName, record: Buffer): Offset | unde
   }
   return undefined
 }
+
+/**
+ * A read, where what can't be read counts as any other rot.
+ * @throws CorruptEntry a part of the segment makes no sense, or the disk does not give it
+ */
+export function reading<T>(read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    if (error instanceof MqError && error.code === 'CORRUPT_LOG') throw new CorruptEntry(error.message)
+    throw error
+  }
+}
+
+/** What can't be read is told by whoever needs it. */
+const passOver = (): void => undefined
 
 /** Of a record's key, or a copy's. */
 export function recordBase(key: Uint8Array): Offset {

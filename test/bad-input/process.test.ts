@@ -95,12 +95,24 @@ t.test('files that are no segments', async (t) => {
   }
 })
 
-t.test('a segment that was cut short', async (t) => {
+t.test('metadata that was cut short', async (t) => {
+  const dataDir = await usedDirectory(t)
+  const bytes = readFileSync(join(dataDir, 'meta.mdb'))
+  writeFileSync(join(dataDir, 'meta.mdb'), bytes.subarray(0, 8192))
+  await assertRefused(t, ['--data-dir', dataDir], 1, /meta\.mdb.*\(CORRUPT_LOG\)/)
+})
+
+t.test('a segment that was cut short: the broker serves, and says which', async (t) => {
   const dataDir = await usedDirectory(t)
   const segment = readdirSync(dataDir).find((name) => /^\d+\.mdb$/.test(name))!
   const bytes = readFileSync(join(dataDir, segment))
   writeFileSync(join(dataDir, segment), bytes.subarray(0, 8192))
-  await assertRefused(t, ['--data-dir', dataDir], 1, new RegExp(`${segment}.*\\(CORRUPT_LOG\\)`))
+  const broker = await startBroker(t, dataDir)
+  t.match(broker.log(), /segment damaged/)
+  t.match(broker.log(), new RegExp(`${segment} was cut short: it has 8192 of ${bytes.length} bytes`))
+  t.equal((await broker.run(['queue', 'create', 'other'])).code, 0)
+  t.equal((await broker.run(['send', 'other', 'hello'])).code, 0)
+  t.strictSame(await broker.end('SIGTERM'), { code: 0, signal: null })
 })
 
 t.test('a data directory of another node: wrong usage', async (t) => {

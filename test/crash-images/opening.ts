@@ -9,7 +9,7 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { EmbeddedStore } from '../../src/coordinator/embedded.ts'
-import type { Segment, Store } from '../../src/env.ts'
+import type { OpenOptions, Segment, Store } from '../../src/env.ts'
 import { logName } from '../../src/partition/entry.ts'
 import { RangeMap, type Run } from '../../src/partition/range-map.ts'
 import { checkStore } from '../../src/storage/check.ts'
@@ -116,6 +116,7 @@ function isTidied(name: string, { files }: Image): boolean {
 /** A store that is locked once, and whose segments stay open until they are forgotten. */
 class KeptStore implements Store {
   readonly #store: Store
+  /** By name, and whether they are sealed. */
   readonly #open = new Map<string, Segment>()
   #isLocked = false
 
@@ -130,21 +131,30 @@ class KeptStore implements Store {
   }
 
   async unlock(): Promise<void> {
-    for (const name of [...this.#open.keys()]) await this.forget(name)
+    for (const [key, segment] of this.#open) {
+      this.#open.delete(key)
+      await segment.close()
+    }
     await this.#store.close()
     this.#isLocked = false
   }
 
   async forget(name: string): Promise<void> {
-    await this.#open.get(name)?.close()
-    this.#open.delete(name)
+    for (const sealed of [true, false]) {
+      const key = keptKey(name, sealed)
+      await this.#open.get(key)?.close()
+      this.#open.delete(key)
+    }
   }
 
-  async open(name: string, options: { readonly create: boolean }): Promise<Segment> {
-    let segment = this.#open.get(name)
+  async open(name: string, options: OpenOptions): Promise<Segment> {
+    const sealed = options.sealed === true
+    let segment = this.#open.get(keptKey(name, sealed))
     if (segment === undefined) {
+      // The store opens a segment once.
+      await this.forget(name)
       segment = await this.#store.open(name, options)
-      this.#open.set(name, segment)
+      this.#open.set(keptKey(name, sealed), segment)
     }
     const kept = segment
     return {
@@ -155,7 +165,10 @@ class KeptStore implements Store {
       commit: (puts) => kept.commit(puts),
       get: (key) => kept.get(key),
       floor: (key) => kept.floor(key),
-      scan: (from, to, visit) => kept.scan(from, to, visit),
+      scan: (from, to, visit, skip) => kept.scan(from, to, visit, skip),
+      seal: () => kept.seal(),
+      walk: (found) => kept.walk(found),
+      pieces: (bytesMax) => kept.pieces(bytesMax),
       close: async () => undefined,
     }
   }
@@ -165,6 +178,10 @@ class KeptStore implements Store {
   reserve = (bytes: number) => this.#store.reserve(bytes)
   release = () => this.#store.release()
   close = async () => undefined
+}
+
+function keptKey(name: string, sealed: boolean): string {
+  return sealed ? `${name} sealed` : name
 }
 
 /** What `mq-broker check` says. */

@@ -183,7 +183,7 @@ test('a directory that cannot be written', async (t) => {
   await t.rejects(openLmdbStore(directory).lock(), { code: 'DATA_DIR_NOT_WRITABLE' }, 'LOCK is a directory')
 })
 
-test('a page that makes no sense: every read that meets it, and each after it, says so', async (t) => {
+test('a page that makes no sense: every read that meets it says so, and nobody writes to the file', async (t) => {
   const directory = join(t.testdir(), 'data')
   const write = openLmdbStore(directory)
   await write.lock()
@@ -202,12 +202,18 @@ test('a page that makes no sense: every read that meets it, and each after it, s
   await store.lock()
   const segment = await store.open('a', { create: false })
   for (let i = 0; i < 2; i++) {
-    t.throws(() => segment.scan(Buffer.from('a'), Buffer.from('z'), () => true), { code: 'STORAGE_FAILED' })
-    t.throws(() => segment.floor(key), { code: 'STORAGE_FAILED' })
-    t.throws(() => segment.get(key), { code: 'STORAGE_FAILED' })
+    t.throws(() => segment.scan(Buffer.from('a'), Buffer.from('z'), () => true), { code: 'CORRUPT_LOG' })
+    t.throws(() => segment.floor(key), { code: 'CORRUPT_LOG' })
+    t.throws(() => segment.get(key), { code: 'CORRUPT_LOG' })
   }
   await segment.close()
   await store.close()
+  await write.lock()
+  await t.rejects(write.open('a', { create: false }), {
+    code: 'CORRUPT_LOG',
+    message: /page \d+: page number/,
+  })
+  await write.close()
 })
 
 test('a file that was cut short', async (t) => {
@@ -612,7 +618,7 @@ function makeChildren(t: Test): (program: string, options?: ChildOptions) => Chi
   const directory = `${t.testdirName}-program`
   rmSync(directory, { recursive: true, force: true })
   t.teardown(() => rmSync(directory, { recursive: true, force: true }))
-  for (const file of ['src/storage/lmdb.ts', 'src/env.ts', 'src/errors.ts']) {
+  for (const file of ['src/storage/lmdb.ts', 'src/storage/lmdb-pages.ts', 'src/env.ts', 'src/errors.ts']) {
     const { outputText } = ts.transpileModule(readFileSync(join(root, file), 'utf8'), {
       compilerOptions: {
         target: ts.ScriptTarget.ES2022,
