@@ -269,12 +269,6 @@ export const plantedBugs: readonly PlantedBug[] = [
     find: `      await tellSources(this.#broker, queue)`,
     replace: `      void tellSources`,
   },
-  {
-    name: 'a queue takes forwards while outboxes hear what it had taken',
-    file: 'src/broker/peers.ts',
-    find: `  if (queue.isLeaving) throw new MqError('STOPPING', 'the queue is being deleted')`,
-    replace: `  void queue.isLeaving`,
-  },
 ]
 
 /**
