@@ -290,7 +290,7 @@ export class Queue {
       const { start, value: deliveryCount } = run
       const entry = partition.read(start)
       if (entry === null) continue
-      const view = readBatch(entry.payload)
+      const view = (entry.view ??= readBatch(entry.payload))
       const skipped = start - entry.base
       let count = Math.min(run.end - start, entry.count - skipped, room.messages)
       if (entry.payload.length > room.bytes) {

@@ -3,6 +3,7 @@ import { hash } from 'node:crypto'
 import { crc32 } from 'node:zlib'
 import { invariant, MqError } from '../errors.ts'
 import type { Epoch, Offset, PartitionId, ProducerId, QueueId } from '../types.ts'
+import type { BatchView } from '../wire/batch.ts'
 
 export const entryFormat = 1
 export const headerBytes = 96
@@ -90,6 +91,8 @@ export interface Entry extends EntryHeader {
   chain: Uint8Array
   payload: Uint8Array
   bytes: Uint8Array
+  /** Of a batch, once somebody has been given a part of it: parsed once, not for each of its messages. */
+  view: BatchView | null
 }
 
 export function writeU64(into: Buffer, value: number, at: number): void {
@@ -227,6 +230,7 @@ export function parseEntry(bytes: Buffer): Entry {
     chain: bytes.subarray(4, 12),
     payload: bytes.subarray(headerBytes),
     bytes,
+    view: null,
   }
 }
 

@@ -178,9 +178,13 @@ export class DataDirectory {
     return log
   }
 
-  /** All partitions that have anything in a segment, in the order of their keys. */
+  /** All partitions of queues that are there, and all that have anything in a segment, in the order of their keys. */
   logNames(): LogName[] {
     const found = new Map<string, LogName>()
+    for (const { id, options, deletedMs } of this.queues.values()) {
+      if (deletedMs !== null) continue
+      for (let i = 0; i < (options.partitions ?? 1); i++) found.set(`${id}/${i}`, logName(id, i))
+    }
     for (const segment of [...this.segments]) {
       this.reading(segment, () => {
         for (const prefix of [entryPrefix, checkpointPrefix, copyPrefix]) {

@@ -23,6 +23,8 @@ test('a running broker tells what the contract names, and of its process', async
     'mq_segment_bytes',
     'mq_send_confirm_seconds',
     'mq_sent_messages_total',
+    'mq_verified_bytes_total',
+    'mq_verify_problems_total',
   ])
   const resident = families.get('process_resident_memory_bytes')!.samples.get('process_resident_memory_bytes')
   t.ok(resident! > 1e6)
