@@ -120,6 +120,29 @@ t.test('neither decodes any value: no serializer, no attribute', async (t) => {
   }
 })
 
+t.test('a batch that is given out message by message is parsed once', async (t) => {
+  const queue = await stage.queue()
+  const peer = await stage.peer()
+  const count = 50
+  await peer.ask(
+    op.send,
+    ...sendFields(queue, { batch: batchOf(new Array<string>(count).fill('body')), count }),
+  )
+  let received = 0
+  const calls = await callsOf(async () => {
+    for (; received < count; received++) {
+      const [, , deliveries] = await peer.ask(op.receive, ...receiveFields(queue, { max: 1 }))
+      if (deliveries.length !== 1) return
+    }
+  })
+  t.equal(received, count)
+  const parsed = [...calls].filter(([name]) => name.startsWith('wire/batch.ts readBatch'))
+  t.strictSame(
+    parsed.map(([, times]) => times),
+    [1],
+  )
+})
+
 t.test('that this can fail: with headers each message is looked at', async (t) => {
   const headers = { headers: { name: 'value' } }
   const few = await costsOf(stage, fewer, headers)
