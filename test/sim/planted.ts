@@ -219,16 +219,6 @@ export const plantedBugs: readonly PlantedBug[] = [
     replace: `        void [id, position]`,
   },
   {
-    name: 'a forward without an answer is taken for done',
-    file: 'src/broker/forwarder.ts',
-    find: `    if (answer === null || !this.#isOpen) return 'again'`,
-    replace: `    if (answer === null && this.#isOpen) {
-      leader.forwarded(target, position, this.#partition.now())
-      return 'done'
-    }
-    if (answer === null || !this.#isOpen) return 'again'`,
-  },
-  {
     name: 'a message is given up one delivery too late',
     file: 'src/partition/leader.ts',
     find: `pushRange(delivery >= maxDeliveries ? givenUp : rest, from, to)`,
