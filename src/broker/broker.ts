@@ -17,6 +17,7 @@ import { logDefaults, SharedLog, type LogOptions } from '../storage/log.ts'
 import { Retention } from '../storage/retention.ts'
 import { Verifier, type VerifyProblem } from '../storage/verify.ts'
 import { nowhere, sourceId, type Target } from '../partition/outbox.ts'
+import { inTurns, turn } from '../turns.ts'
 import type { PartitionId, ProducerId, QueueId } from '../types.ts'
 import { BatchBuilder } from '../wire/batch.ts'
 import { Checkpoints } from './checkpoints.ts'
@@ -107,7 +108,7 @@ export interface BrokerInternals {
   readonly log: SharedLog
 }
 
-/** Partitions that are opened, or told of a deletion, between two looks at everything else. */
+/** Partitions that are opened, or told of a deletion, in one turn. */
 const partitionsPerTurn = 100
 
 /** What a stop waits for a commit under way beyond `stopTimeoutMs`, in milliseconds. */
@@ -336,7 +337,7 @@ export class RunningBroker implements Broker, Measured {
       deadLetterTarget: (name, partition) => this.#deadLetterTarget(name, partition),
     })
     for (let id = 0; id < queue.options.partitions; id++) {
-      if (id > 0 && id % partitionsPerTurn === 0) await this.turn()
+      if (id > 0 && id % partitionsPerTurn === 0) await turn(this.env.clock)
       if (this.#mode === 'stopped' || this.#mode === 'failed') {
         throw new MqError('STOPPING', 'the broker is stopping')
       }
@@ -373,16 +374,14 @@ export class RunningBroker implements Broker, Measured {
   /** Whose queues were deleted while this partition was not there to hear of it, as by a crash just then. */
   #forgetDeleted(): void {
     let sources: ProducerId[] | null = null
-    for (const queue of this.queues.values()) {
-      for (const partition of queue.partitions) {
-        const { state } = partition.leader
-        if (state.sources.size > 0) {
-          sources ??= [...this.meta.deleted].flatMap(sourcesOf)
-          partition.queueDeleted('', sources)
-        }
-        for (const { target } of [...state.outbox.destinations.values()]) {
-          if (this.meta.wasDeleted(target.queueId)) partition.queueDeleted(target.queueId, [])
-        }
+    for (const partition of this.#partitions()) {
+      const { state } = partition.leader
+      if (state.sources.size > 0) {
+        sources ??= [...this.meta.deleted].flatMap(sourcesOf)
+        partition.queueDeleted('', sources)
+      }
+      for (const { target } of [...state.outbox.destinations.values()]) {
+        if (this.meta.wasDeleted(target.queueId)) partition.queueDeleted(target.queueId, [])
       }
     }
   }
@@ -419,19 +418,19 @@ export class RunningBroker implements Broker, Measured {
     for (const partition of queue.partitions) partition.close(error)
     queue.refuseWaiting(error)
     const sources = sourcesOf({ id: queue.id, options: queue.optionsSet })
-    let inTurn = 0
-    for (const other of this.queues.values()) {
-      for (const partition of other.partitions) {
-        if (++inTurn % partitionsPerTurn === 0) await this.turn()
-        if (!this.serving) return
-        partition.queueDeleted(queue.id, sources)
-      }
+    for await (const partition of this.partitionsInTurns()) {
+      if (!this.serving) return
+      partition.queueDeleted(queue.id, sources)
     }
   }
 
-  /** Others get theirs. */
-  turn(): Promise<void> {
-    return new Promise((resolve) => this.env.clock.soon(resolve))
+  /** All of them, and others are served in between. */
+  partitionsInTurns(): AsyncGenerator<Partition, void> {
+    return inTurns(this.#partitions(), partitionsPerTurn, this.env.clock)
+  }
+
+  *#partitions(): Generator<Partition, void> {
+    for (const queue of this.queues.values()) yield* queue.partitions
   }
 
   stop(): Promise<void> {
@@ -472,7 +471,7 @@ export class RunningBroker implements Broker, Measured {
     this.#checkpoints.close()
     await this.#listener?.close()
     if (this.#mode !== 'failed') this.#mode = 'stopped'
-    for (const queue of this.queues.values()) for (const partition of queue.partitions) partition.close()
+    for (const partition of this.#partitions()) partition.close()
     const close = async (): Promise<true> => {
       await Promise.all([this.#verifier?.close(), this.#log?.close(), this.#meta?.close()])
       await this.env.store.close()
@@ -495,7 +494,7 @@ export class RunningBroker implements Broker, Measured {
   }
 
   #checkpointAll(): void {
-    for (const queue of this.queues.values()) for (const partition of queue.partitions) partition.checkpoint()
+    for (const partition of this.#partitions()) partition.checkpoint()
   }
 
   #committed(tookMs: number, puts: readonly Put[]): void {
@@ -551,7 +550,7 @@ export class RunningBroker implements Broker, Measured {
       { code: error.code, reason: error.message },
       `${what}: stopping at once, restart to go on`,
     )
-    for (const queue of this.queues.values()) for (const partition of queue.partitions) partition.close()
+    for (const partition of this.#partitions()) partition.close()
     this.#listener?.destroy()
     this.#tellFailed(error)
   }

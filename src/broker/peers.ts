@@ -10,9 +10,6 @@ import type { Partition } from './partition.ts'
 /** Columns that a forwarded batch may have: others mean something to one queue only, and became headers. */
 const forwardedAttributes: ReadonlySet<string> = new Set(['headers', 'key', 'priority'])
 
-/** Partitions that are told of a deletion between two looks at everything else. */
-const sourcesPerTurn = 100
-
 /**
  * Takes a FORWARD; its answer comes once all that it rests on is on disk.
  * @throws MqError the frame can't be read
@@ -73,16 +70,12 @@ export async function tellSources(broker: RunningBroker, queue: Queue): Promise<
   if (queue.partitions.every(({ leader }) => leader.state.sources.size === 0)) return
   // What it has taken is certain only then.
   await broker.log.flushed()
-  let inTurn = 0
-  for (const { id: sourceQueueId, partitions } of broker.queues.values()) {
-    for (const source of partitions) {
-      if (++inTurn % sourcesPerTurn === 0) await broker.turn()
-      if (source.halted !== null) continue
-      const id = sourceId({ queueId: sourceQueueId, partition: source.id })
-      for (const { id: partition, leader } of queue.partitions) {
-        const position = leader.state.sources.get(id)
-        if (position !== undefined) source.leader.forwarded({ queueId, partition }, position, source.now())
-      }
+  for await (const source of broker.partitionsInTurns()) {
+    if (source.halted !== null) continue
+    const id = sourceId({ queueId: source.queueId, partition: source.id })
+    for (const { id: partition, leader } of queue.partitions) {
+      const position = leader.state.sources.get(id)
+      if (position !== undefined) source.leader.forwarded({ queueId, partition }, position, source.now())
     }
   }
   await broker.log.flushed()

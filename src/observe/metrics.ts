@@ -3,6 +3,7 @@
  * event loop is not held however many there are. A queue that is gone has no series any more.
  */
 import type { Clock } from '../env.ts'
+import { inTurns } from '../turns.ts'
 import type { Exposition } from './exposition.ts'
 import { Histogram } from './histogram.ts'
 
@@ -57,12 +58,7 @@ const counters = {
 export async function writeMetrics(broker: Measured, clock: Clock, out: Exposition): Promise<void> {
   const figures: QueueFigures[] = []
   const live = new Set<string>()
-  let inTurn = 0
-  for (const name of [...broker.queueNames()]) {
-    if (++inTurn > queuesPerTurn) {
-      inTurn = 0
-      await new Promise<void>((resolve) => clock.soon(resolve))
-    }
+  for await (const name of inTurns([...broker.queueNames()], queuesPerTurn, clock)) {
     const queue = broker.figuresOf(name)
     if (queue === null) continue
     figures.push(queue)

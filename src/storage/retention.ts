@@ -10,6 +10,7 @@
 import type { Clock, Timer } from '../env.ts'
 import { CorruptEntry } from '../partition/entry.ts'
 import type { Run } from '../partition/range-map.ts'
+import { inTurns, turn } from '../turns.ts'
 import type { SharedLog } from './log.ts'
 import type { PartitionLog } from './partition-log.ts'
 
@@ -147,19 +148,10 @@ export class Retention {
 
   /** All of them, and others are served in between. */
   async *#partitions(): AsyncGenerator<PartitionLog> {
-    let inTurn = 0
-    for (const log of this.#log.partitions) {
-      if (++inTurn > partitionsPerTurn) {
-        inTurn = 0
-        await this.#turn()
-        if (!this.#isOpen) return
-      }
+    for await (const log of inTurns(this.#log.partitions, partitionsPerTurn, this.#clock)) {
+      if (!this.#isOpen) return
       yield log
     }
-  }
-
-  #turn(): Promise<void> {
-    return new Promise((resolve) => this.#clock.soon(resolve))
   }
 
   /** Whether a segment has been kept for little long enough. Counting may take a while, so it is not done each time. */
@@ -170,7 +162,7 @@ export class Retention {
     const countedMs = this.#counted.get(name)
     if (countedMs !== undefined && nowMs - countedMs < copyAfterMs / 3) return false
     this.#counted.set(name, nowMs)
-    await this.#turn()
+    await turn(this.#clock)
     let offsets = 0
     let held = 0
     let inTurn = 0
@@ -181,7 +173,7 @@ export class Retention {
       for (let at = 0; log.nextHeldIn(name, at, run); at = run.end) {
         held += run.end - run.start
         if (++inTurn % runsPerTurn !== 0) continue
-        await this.#turn()
+        await turn(this.#clock)
         if (!this.#isOpen) return false
       }
     }
