@@ -1,10 +1,7 @@
 /** Copies of this package with changed sources, whose broker is run: one in a hurry, and wrong ones. */
-import { cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import ts from 'typescript'
-import type { PlantedBug } from '../sim/planted.ts'
-
-export type Change = Pick<PlantedBug, 'file' | 'find' | 'replace'>
+import { compilePatched, type Change } from '../patched.ts'
 
 /** What takes the broker minutes takes it no time; it does nothing else than otherwise. */
 export const inAHurry: readonly Change[] = [
@@ -24,19 +21,10 @@ export function copyPackage(root: string, folder: string, changes: readonly Chan
   for (const part of ['dist', 'bin', 'package.json'])
     cpSync(join(root, part), join(folder, part), { recursive: true })
   symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'))
-  const { config } = ts.readConfigFile(join(root, 'tsconfig.json'), (path) => ts.sys.readFile(path))
-  const { options } = ts.convertCompilerOptionsFromJson(config.compilerOptions, root)
-  // One file by itself cannot tell from a package.json that it is a module.
-  const compilerOptions = { ...options, module: ts.ModuleKind.ESNext, sourceMap: false }
   for (const file of new Set(changes.map((change) => change.file))) {
-    let source = readFileSync(join(root, file), 'utf8')
-    for (const { find, replace } of changes.filter((change) => change.file === file)) {
-      const places = source.split(find).length - 1
-      if (places !== 1)
-        throw new Error(`the text to be changed is ${places} times in ${file}, not once: ${find}`)
-      source = source.replace(find, () => replace)
-    }
-    const { outputText } = ts.transpileModule(source, { compilerOptions, fileName: file })
-    writeFileSync(join(folder, file.replace(/^src/, 'dist').replace(/\.ts$/, '.js')), outputText)
+    writeFileSync(
+      join(folder, file.replace(/^src/, 'dist').replace(/\.ts$/, '.js')),
+      compilePatched(root, file, changes),
+    )
   }
 }

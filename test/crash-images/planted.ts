@@ -5,7 +5,9 @@
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Lies } from './disk.ts'
-import { copyPackage, inAHurry, type Change } from './package-copy.ts'
+import type { Change } from '../patched.ts'
+import { plantedBugs } from '../sim/planted.ts'
+import { copyPackage, inAHurry } from './package-copy.ts'
 import { record, type Recorded } from './recording.ts'
 import { replay, type ReplayResult } from './replay.ts'
 
@@ -29,32 +31,14 @@ export const lyingDisks: readonly { readonly name: string; readonly lies: Lies; 
   },
 ]
 
-export const wrongBrokers: readonly { readonly name: string; readonly changes: readonly Change[] }[] = [
-  {
-    name: 'a send is confirmed before its entry is on the disk',
-    changes: [
-      {
-        file: 'src/partition/leader.ts',
-        find: `    this.#onceCommitted(ref, { kind: 'sent', epoch: this.state.epoch, base, duplicate: false }, [
-      base,
-      event.count,
-    ])`,
-        replace: `    this.#sink.reply(ref, { kind: 'sent', epoch: this.state.epoch, base, duplicate: false })
-    this.#onceCommitted(undefined, undefined, [base, event.count])`,
-      },
-    ],
-  },
-  {
-    name: 'an ack is confirmed before its entry is on the disk',
-    changes: [
-      {
-        file: 'src/partition/leader.ts',
-        find: `    this.#onceCommitted(ref, answer, action === settledBy.ack ? undefined : again.ranges)`,
-        replace: `    this.#sink.reply(ref, answer)
-    if (action !== settledBy.ack) this.#onceCommitted(undefined, undefined, again.ranges)`,
-      },
-    ],
-  },
+interface WrongBroker {
+  readonly name: string
+  readonly changes: readonly Change[]
+}
+
+export const wrongBrokers: readonly WrongBroker[] = [
+  bugOfSimulation('a send is confirmed before its entry is on the disk'),
+  bugOfSimulation('an ack is confirmed before its entry is on the disk'),
   {
     name: 'LMDB does not sync',
     changes: [
@@ -128,6 +112,11 @@ export const wrongBrokers: readonly { readonly name: string; readonly changes: r
     ],
   },
 ]
+
+/** What the simulation finds too. */
+function bugOfSimulation(name: string): WrongBroker {
+  return { name, changes: plantedBugs.filter((bug) => bug.name === name) }
+}
 
 export interface Hunt {
   readonly seed: number

@@ -7,17 +7,14 @@
  * The patches name the text that they replace, exactly, so that a change of that text is noticed here.
  */
 import { execFile } from 'node:child_process'
-import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
-import ts from 'typescript'
+import { compilePatched, type Change } from '../patched.ts'
 
-export interface PlantedBug {
+export interface PlantedBug extends Change {
   readonly name: string
-  readonly file: string
-  readonly find: string
-  readonly replace: string
 }
 
 export const plantedBugs: readonly PlantedBug[] = [
@@ -219,6 +216,16 @@ export const plantedBugs: readonly PlantedBug[] = [
     replace: `        void [id, position]`,
   },
   {
+    name: 'a forward without an answer is taken for done',
+    file: 'src/broker/forwarder.ts',
+    find: `    if (answer === null || !this.#isOpen) return 'again'`,
+    replace: `    if (answer === null && this.#isOpen) {
+      leader.forwarded(target, position, this.#partition.now())
+      return 'done'
+    }
+    if (answer === null || !this.#isOpen) return 'again'`,
+  },
+  {
     name: 'a message is given up one delivery too late',
     file: 'src/partition/leader.ts',
     find: `pushRange(delivery >= maxDeliveries ? givenUp : rest, from, to)`,
@@ -267,20 +274,7 @@ export const plantedBugs: readonly PlantedBug[] = [
  * @param built where it has been compiled to
  */
 export function plant(bug: PlantedBug, root: string, built: string): string {
-  const source = readFileSync(join(root, bug.file), 'utf8')
-  const places = source.split(bug.find).length - 1
-  if (places !== 1) throw new Error(`'${bug.name}': its text is ${places} times in ${bug.file}, not once`)
-  const { compilerOptions } = ts.readConfigFile(join(root, 'tsconfig.json'), (path) => ts.sys.readFile(path))
-    .config as { compilerOptions: Record<string, unknown> }
-  const { options } = ts.convertCompilerOptionsFromJson(compilerOptions, root)
-  const { outputText } = ts.transpileModule(
-    source.replace(bug.find, () => bug.replace),
-    {
-      // One file by itself cannot tell from a package.json that it is a module.
-      compilerOptions: { ...options, module: ts.ModuleKind.ESNext, sourceMap: false },
-      fileName: bug.file,
-    },
-  )
+  const outputText = compilePatched(root, bug.file, [bug])
   const copy = mkdtempSync(join(tmpdir(), 'mq-broker-planted-'))
   for (const part of ['src', 'test/sim']) {
     cpSync(join(built, part), join(copy, 'build', part), { recursive: true })
