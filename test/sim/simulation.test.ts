@@ -11,7 +11,7 @@ import { hunt, plantedBugs, runSeeds } from './planted.ts'
 
 const processes = 2
 const fixedSeeds = 30
-const freshSeeds = 300
+const freshSeeds = 1000
 /** Most bugs are found within ten. */
 const seedsPerBugMax = 400
 
