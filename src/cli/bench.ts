@@ -60,22 +60,27 @@ async function run(options: Options): Promise<void> {
   const interrupt = (): void => bench.interrupt()
   const signals = ['SIGINT', 'SIGTERM'] as const
   for (const signal of signals) process.on(signal, interrupt)
-  let failure: unknown
   try {
-    await withClient(options, async (client) => {
-      await client.createQueue(queue, { maxMessageBytes: Math.max(load.size, 1 << 20) })
-      try {
-        await bench.run(queue, () => openClient(options))
-      } catch (error) {
-        failure = error
-      }
-      await client.deleteQueue(queue, { timeoutMs: removalMs }).catch((error: unknown) => {
-        failure = withQueueLeft(failure ?? error, queue)
-      })
-    })
+    await report(bench, load, queue, options)
   } finally {
     for (const signal of signals) process.off(signal, interrupt)
   }
+}
+
+/** Whoever interrupts once too often still gets the figures: signals are heard until these are out. */
+async function report(bench: Bench, load: Load, queue: string, options: Options): Promise<void> {
+  let failure: unknown
+  await withClient(options, async (client) => {
+    await client.createQueue(queue, { maxMessageBytes: Math.max(load.size, 1 << 20) })
+    try {
+      await bench.run(queue, () => openClient(options))
+    } catch (error) {
+      failure = error
+    }
+    await client.deleteQueue(queue, { timeoutMs: removalMs }).catch((error: unknown) => {
+      failure = withQueueLeft(failure ?? error, queue)
+    })
+  })
   const isWhole = failure === undefined
   const result = bench.result(isWhole)
   if (options.json) await printJson({ ...load, ...result })

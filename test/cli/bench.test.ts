@@ -1,5 +1,7 @@
 /** The bench does what it says, and leaves nothing behind. */
 import { once } from 'node:events'
+import { readFile } from 'node:fs/promises'
+import { constants } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import t, { type Test } from 'tap'
@@ -70,11 +72,10 @@ t.test(
     const ended = once(child, 'close')
     await confirmedSends(there)
     await there.end('SIGKILL')
-    // The first ends the sending, the second the waiting for the confirms: signals so close may be one.
-    const again = setInterval(() => child.kill('SIGINT'), 100)
-    t.teardown(() => clearInterval(again))
-    // Its last word: from here on it ends by itself, and a signal would find nobody who hears it.
-    child.stderr.once('data', () => clearInterval(again))
+    // The first ends the sending, the second the waiting for the confirms: two that wait at once would be one.
+    child.kill('SIGINT')
+    while (await isInterruptPending(child.pid!));
+    child.kill('SIGINT')
     t.strictSame(await ended, [1, null])
     const { sent, lost } = JSON.parse(await stdout)
     t.ok(sent.messages > 0)
@@ -82,6 +83,13 @@ t.test(
     assertOneLine(t, await stderr, /the broker is away.*; queue bench-[0-9a-f]{12} stays.*\(DISCONNECTED\)/)
   },
 )
+
+/** Whether a process has an interrupt before it that it has not taken: see proc(5). */
+async function isInterruptPending(pid: number): Promise<boolean> {
+  const status = await readFile(`/proc/${pid}/status`, 'utf8')
+  const pending = /^ShdPnd:\s*([0-9a-f]+)$/m.exec(status)![1]!
+  return (BigInt(`0x${pending}`) & (1n << BigInt(constants.signals.SIGINT - 1))) !== 0n
+}
 
 /** Resolves once the broker has messages of a bench. */
 async function confirmedSends(there: RunningBroker): Promise<void> {
