@@ -13,6 +13,8 @@ const { values } = parseArgs({
     json: { type: 'boolean', default: false },
     /** With --json: failures after which it ends. */
     failures: { type: 'string', default: '1' },
+    /** With --json: no seed is begun after so many minutes. */
+    minutes: { type: 'string', default: 'Infinity' },
     'keep-going': { type: 'boolean', default: false },
   },
 })
@@ -79,8 +81,10 @@ function report(result: RunResult): void {
 
 async function runJson(): Promise<void> {
   const found: { seed: number; error: string }[] = []
+  const endMs = performance.now() + Number(values.minutes) * 60_000
   let seeds = 0
   for (; seeds < count && found.length < Number(values.failures); seeds++) {
+    if (performance.now() >= endMs) break
     const { seed, violation } = await run(from + seeds, { operations })
     if (violation !== null) found.push({ seed, error: violation.message })
   }

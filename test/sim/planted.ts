@@ -15,6 +15,8 @@ import { compilePatched, type Change } from '../patched.ts'
 
 export interface PlantedBug extends Change {
   readonly name: string
+  /** The seed with which the tests begin; default 1. Those before it do not find it, or take long to. */
+  readonly from?: number
 }
 
 export const plantedBugs: readonly PlantedBug[] = [
@@ -37,6 +39,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: 'a retry is answered before the entry that it repeats is on the disk',
+    from: 24,
     file: 'src/partition/leader.ts',
     find: `      this.#again(ref, known.base + known.count, reply)`,
     replace: `      this.#sink.reply(ref, reply)`,
@@ -117,6 +120,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: 'a planned stop forgets a lease',
+    from: 38,
     file: 'src/partition/leases.ts',
     find: `    return [...this.#leases.values()].map(`,
     replace: `    return [...this.#leases.values()].slice(1).map(`,
@@ -156,6 +160,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: 'a segment is removed though only settles that a crash may take back free it',
+    from: 44,
     file: 'src/storage/partition-log.ts',
     find: `(checkpointed.from <= name || checkpointed.holds.includes(name))`,
     replace: `checkpointed.from <= name`,
@@ -217,6 +222,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: 'a forward without an answer is taken for done',
+    from: 40,
     file: 'src/broker/forwarder.ts',
     find: `    if (answer === null || !this.#isOpen) return 'again'`,
     replace: `    if (answer === null && this.#isOpen) {
@@ -262,6 +268,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: 'a queue is deleted, and outboxes do not hear what it had taken from them',
+    from: 126,
     file: 'src/broker/commands.ts',
     find: `      await tellSources(this.#broker, queue)`,
     replace: `      void tellSources`,
@@ -292,13 +299,20 @@ export interface Seeds {
   readonly found: readonly { readonly seed: number; readonly error: string }[]
 }
 
-/** Runs compiled seeds in a process of its own, until `failures` have failed. */
-export async function runSeeds(built: string, from: number, seeds: number, failures: number): Promise<Seeds> {
+/** Runs compiled seeds in a process of its own, until `failures` have failed, or `minutes` are over. */
+export async function runSeeds(
+  built: string,
+  from: number,
+  seeds: number,
+  failures: number,
+  minutes = Infinity,
+): Promise<Seeds> {
   const { stdout } = await promisify(execFile)(
     process.execPath,
     [
       join(built, 'test/sim/main.js'),
       ...['--json', '--from', String(from), '--seeds', String(seeds), '--failures', String(failures)],
+      ...['--minutes', String(minutes)],
     ],
     { env: { PATH: process.env['PATH'] }, maxBuffer: 1 << 24 },
   )
