@@ -160,7 +160,11 @@ export class Retention {
     const nowMs = this.#clock.monotonicMs()
     const { copyAfterMs } = this.#options
     const countedMs = this.#counted.get(name)
-    if (countedMs !== undefined && nowMs - countedMs < copyAfterMs / 3) return false
+    if (countedMs !== undefined && nowMs - countedMs < copyAfterMs / 3) {
+      // What has been settled since may be the last that ever is: it is to be counted even if nothing more happens.
+      this.#looked = -1
+      return false
+    }
     this.#counted.set(name, nowMs)
     await turn(this.#clock)
     let offsets = 0

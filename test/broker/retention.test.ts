@@ -185,6 +185,18 @@ void t.test('a few messages that nobody settles are copied, and their segment go
   })
 })
 
+void t.test('the last that is settled counts, though it was counted shortly before', async (t) => {
+  const { bench, mq, segments } = await serving()
+  await bench.complete(mq.createQueue('orders', { visibilityTimeoutMs: 3_600_000 }))
+  for (let i = 0; i < 6; i++) await bench.complete(mq.send('orders', `${i}`.repeat(500)))
+  const messages = await bench.complete(mq.receive('orders', { max: 10 }))
+  await work(bench, mq, 'orders', 1)
+  await bench.world.advance(1000)
+  await bench.complete(Promise.all(messages.slice(1).map((message) => message.ack())))
+  await bench.world.advance(60_000)
+  t.notOk(segments().includes(1), `segments ${segments().join()}`)
+})
+
 void t.test(
   'one stuck message of a large batch costs its batch, and only what is stuck comes back',
   async (t) => {
