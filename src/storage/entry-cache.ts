@@ -1,10 +1,10 @@
 /**
- * Entries between their commit and their delivery, of all partitions of this process, in bounded memory, oldest out
- * first. A consumer that keeps up with the producers is served from here: nothing is read, copied or verified again.
+ * Entries between their commit and their delivery, of all partitions of this process, in bounded memory. A consumer that keeps up with the producers is served from here: nothing is read, copied or verified again.
  *
  * An entry is let go as soon as a later one is asked for: what lives shortly costs the garbage collector next to
  * nothing, and what is kept for long is far dearer than a read. For that reason nothing is kept for a reader that has
- * fallen behind either, until it has caught up.
+ * fallen behind either, until it has caught up: when the memory is full, the partition whose entry is the oldest has
+ * all of its own let go, so that a backlog costs none.
  *
  * It keeps the very bytes that were appended, which nobody changes any more. Where they are a small part of the memory
  * that holds them, as a small batch is of what a socket read, they are copied: else a kilobyte would keep a whole
@@ -68,11 +68,7 @@ export class EntryCache {
     else this.#newest.newer = cached
     this.#newest = cached
     this.#bytes += costBytes
-    while (this.#bytes > this.#bytesMax) {
-      const oldest = this.#oldest!
-      this.remove(oldest)
-      oldest.owner.forget(oldest)
-    }
+    while (this.#bytes > this.#bytesMax) this.#oldest!.owner.forget(this.#oldest!)
     return cached
   }
 
@@ -120,9 +116,18 @@ export class PartitionEntries {
   /** An entry is on the disk, and may be asked for. */
   committed(bytes: Uint8Array, base: Offset, end: Offset): void {
     if (bytes[13] !== entryKind.batch) return
-    const cached = this.#readEnd < this.#gapEnd ? null : this.#cache.add(this, bytes, base, end)
-    if (cached === null) this.#gapEnd = end
-    else this.#appended.push(cached)
+    const cached = this.#isBehind ? null : this.#cache.add(this, bytes, base, end)
+    // To make room for it all before it may just have been let go.
+    if (cached !== null && !this.#isBehind) {
+      this.#appended.push(cached)
+      return
+    }
+    if (cached !== null) this.#cache.remove(cached)
+    this.#gapEnd = end
+  }
+
+  get #isBehind(): boolean {
+    return this.#readEnd < this.#gapEnd
   }
 
   /** An entry was read from the store, and verified. */
@@ -145,14 +150,18 @@ export class PartitionEntries {
     return (cached.entry ??= parseEntry(cached.bytes))
   }
 
-  /** @internal The cache has let it go. */
-  forget(cached: Cached): void {
-    if (cached === this.#read) {
+  /** @internal There is no room for this one, which is the oldest there is; nor for those behind it, then. */
+  forget(oldest: Cached): void {
+    if (oldest === this.#read) {
+      this.#cache.remove(oldest)
       this.#read = null
       return
     }
-    if (cached.end > this.#readEnd) this.#gapEnd = Math.max(this.#gapEnd, cached.end)
-    this.#drop()
+    for (let i = this.#head; i < this.#appended.length; i++) this.#cache.remove(this.#appended[i]!)
+    const { end } = this.#appended.at(-1)!
+    if (end > this.#readEnd) this.#gapEnd = Math.max(this.#gapEnd, end)
+    this.#appended = []
+    this.#head = 0
   }
 
   /** Forgets the first of `#appended`. */
