@@ -10,7 +10,7 @@
  */
 import { MqError } from '../errors.ts'
 import type { Epoch, LeaseId, Offset, OutputPosition, ProducerId } from '../types.ts'
-import { pack, unpack } from '../wire/msgpack.ts'
+import { pack, unpackAt } from '../wire/msgpack.ts'
 import { CorruptEntry } from './entry.ts'
 import { PartitionState, refusedNumbersOf, type Outcome, type ProducerState } from './fold.ts'
 import {
@@ -26,6 +26,7 @@ import type { HandedLease } from './payload.ts'
 import { RangeMap, type RangeSnapshot } from './range-map.ts'
 
 const checkpointVersion = 3
+const fieldCount = 14
 
 /** What one piece holds at most of runs, outcomes, or whatever else there may be many of; one item more, perhaps. */
 export const itemsPerPieceMax = 4096
@@ -74,7 +75,7 @@ export function capture(state: PartitionState, firstSegment: string): Capture {
 export function* piecesOf(captured: Capture): Generator<Uint8Array, void, void> {
   const { firstSegment, logEnd, epoch, chain, timeMs, handedOver } = captured
   const head = [checkpointVersion, firstSegment, logEnd, epoch, chain, timeMs]
-  yield Buffer.concat([headerOfList(14), itemsOf(head)])
+  yield Buffer.concat([headerOfList(fieldCount), itemsOf(head)])
   yield* runs(captured.live)
   yield* runs(captured.quarantined)
   yield* runs(captured.delayed)
@@ -198,29 +199,91 @@ function writeInteger(bytes: Buffer, value: number, at: number): number {
   return bytes.writeDoubleBE(value, at + 1)
 }
 
+/** Reads one field after the other: lists of runs, of which there may be millions, without a number in between. */
+class Fields {
+  readonly #bytes: Buffer
+  #at = 0
+
+  constructor(bytes: Uint8Array) {
+    this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
+  }
+
+  /** The length of a list, whose items are read next. */
+  list(): number {
+    const token = this.#byte()
+    if (token >= 0x90 && token < 0xa0) return token & 0x0f
+    if (token === 0xdc) return this.#bytes.readUInt16BE(this.#advance(2))
+    if (token === 0xdd) return this.#bytes.readUInt32BE(this.#advance(4))
+    throw new CorruptEntry(`no list begins with byte ${token}`)
+  }
+
+  /** A value whole. */
+  next<T>(): T {
+    const { value, end } = unpackAt(this.#bytes, this.#at)
+    this.#at = end
+    return value as T
+  }
+
+  runs(): RangeMap {
+    return RangeMap.read(this.list(), () => this.#integer())
+  }
+
+  assertEnd(): void {
+    const left = this.#bytes.length - this.#at
+    if (left > 0) throw new CorruptEntry(`${left} bytes behind the last field`)
+  }
+
+  /** As `writeInteger` writes it. */
+  #integer(): number {
+    const token = this.#byte()
+    if (token < 0x80) return token
+    if (token === 0xcc) return this.#byte()
+    if (token === 0xcd) return this.#bytes.readUInt16BE(this.#advance(2))
+    if (token === 0xce) return this.#bytes.readUInt32BE(this.#advance(4))
+    if (token === 0xcb) return this.#bytes.readDoubleBE(this.#advance(8))
+    throw new CorruptEntry(`no offset begins with byte ${token}`)
+  }
+
+  #byte(): number {
+    return this.#bytes.readUInt8(this.#at++)
+  }
+
+  /** @returns where the bytes begin that are passed */
+  #advance(bytes: number): number {
+    const at = this.#at
+    this.#at += bytes
+    return at
+  }
+}
+
 /**
  * @throws CorruptEntry when the bytes, whose crc the caller has verified, do not hold a checkpoint; MqError
  *   NEWER_DATA_FORMAT
  */
 export function decodeCheckpoint(bytes: Uint8Array): { state: PartitionState; firstSegment: string } {
   try {
-    const f = unpack(bytes) as unknown[]
-    if (f[0] !== checkpointVersion) {
+    const fields = new Fields(bytes)
+    const count = fields.list()
+    const version = fields.next<number>()
+    if (version !== checkpointVersion) {
       throw new MqError(
         'NEWER_DATA_FORMAT',
-        `checkpoint of version ${String(f[0])}: written by a newer version`,
+        `checkpoint of version ${String(version)}: written by a newer version`,
       )
     }
+    if (count !== fieldCount) throw new CorruptEntry(`${count} fields`)
+    const firstSegment = fields.next<string>()
     const state = new PartitionState()
-    state.logEnd = f[2] as number
-    state.epoch = f[3] as number
-    state.chain = Uint8Array.from(f[4] as Uint8Array)
-    state.timeMs = f[5] as number
-    state.live = RangeMap.fromArray(f[6] as number[])
-    state.quarantined = RangeMap.fromArray(f[7] as number[])
-    state.delayed = RangeMap.fromArray(f[8] as number[])
-    state.floor = f[9] as number
-    for (const p of f[10] as [Uint8Array, number, number, number, (number | number[] | null)[][]][]) {
+    state.logEnd = fields.next()
+    state.epoch = fields.next()
+    state.chain = Uint8Array.from(fields.next<Uint8Array>())
+    state.timeMs = fields.next()
+    state.live = fields.runs()
+    state.quarantined = fields.runs()
+    state.delayed = fields.runs()
+    state.floor = fields.next()
+    const producers = fields.next<[Uint8Array, number, number, number, (number | number[] | null)[][]][]>()
+    for (const p of producers) {
       state.producers.set(Buffer.from(p[0]).toString('latin1'), {
         epoch: p[1],
         opening: p[2],
@@ -236,18 +299,19 @@ export function decodeCheckpoint(bytes: Uint8Array): { state: PartitionState; fi
       })
     }
     for (const { outcomes } of state.producers.values()) state.refusedNumbers += refusedNumbersOf(outcomes)
-    const handed = f[11] as [number, [number, number, number[]][]] | null
+    const handed = fields.next<[number, [number, number, number[]][]] | null>()
     if (handed !== null) {
       state.handedOver = {
         nextLease: handed[0],
         leases: handed[1].map(([lease, epoch, ranges]) => ({ lease, epoch, ranges })),
       }
     }
-    for (const [id, ...position] of f[12] as [Uint8Array, ...StoredPosition][]) {
+    for (const [id, ...position] of fields.next<[Uint8Array, ...StoredPosition][]>()) {
       state.sources.set(Buffer.from(id).toString('latin1'), positionOf(position))
     }
-    state.outbox = Outbox.decode(f[13] as StoredDestination[])
-    return { state, firstSegment: f[1] as string }
+    state.outbox = Outbox.decode(fields.next<StoredDestination[]>())
+    fields.assertEnd()
+    return { state, firstSegment }
   } catch (cause) {
     if (cause instanceof MqError) throw cause
     throw new CorruptEntry(`not a checkpoint: ${String(cause)}`)

@@ -16,7 +16,7 @@ import {
 import { chainStart, type EntryHeader } from './entry.ts'
 import { Outbox, positionOf, type Moved } from './outbox.ts'
 import { settledBy, type EntryBody, type HandedLease, type Ranges } from './payload.ts'
-import { RangeMap } from './range-map.ts'
+import { RangeMap, type Run } from './range-map.ts'
 
 /** What became of one accepted request of a producer; a retry is answered with it. */
 export interface Outcome {
@@ -221,10 +221,16 @@ export class PartitionState {
 
   /** Else they would stay for as long as their messages, which may be for ever. */
   #forgetPastDelays(timeMs: number): void {
-    if (this.delayed.isEmpty) return
-    const all = this.delayed.toArray()
-    for (let i = 0; i < all.length; i += 3)
-      if (all[i + 2]! <= timeMs) this.delayed.delete(all[i]!, all[i + 1]!)
+    // Of a million there is no list in between, and neighbours go together.
+    const run: Run = { start: 0, end: 0, value: 0 }
+    let from = 0
+    while (this.delayed.nextRun(from, run)) {
+      const { start } = run
+      from = run.end
+      if (run.value > timeMs) continue
+      while (this.delayed.nextRun(from, run) && run.start === from && run.value <= timeMs) from = run.end
+      this.delayed.delete(start, from)
+    }
   }
 
   #record(header: EntryHeader, count: number, crc: number, refused: Ranges | null): void {

@@ -82,16 +82,21 @@ export class RangeMap {
    * of start, end, value in ascending order, none empty and none overlapping.
    */
   static fromArray(flat: ArrayLike<number>, options: RangeMapOptions = {}): RangeMap {
-    if (flat.length % 3 !== 0)
-      throw new RangeError(`${flat.length} numbers are not triples of start, end, value`)
+    let at = 0
+    return RangeMap.read(flat.length, () => flat[at++] ?? 0, options)
+  }
+
+  /** As `fromArray`, from numbers that come one at a time: there may be millions. */
+  static read(numbers: number, next: () => number, options: RangeMapOptions = {}): RangeMap {
+    if (numbers % 3 !== 0) throw new RangeError(`${numbers} numbers are not triples of start, end, value`)
     const map = new RangeMap(options)
     let previousEnd = 0
-    for (let at = 0; at < flat.length; at += 3) {
-      const start = flat[at]!
-      const end = flat[at + 1]!
+    for (let at = 0; at < numbers; at += 3) {
+      const start = next()
+      const end = next()
       if (start < previousEnd) throw new RangeError(`run at ${start} starts before ${previousEnd}`)
       if (start === end) throw new RangeError(`run at ${start} is empty`)
-      map.set(start, end, flat[at + 2] ?? 0)
+      map.set(start, end, next())
       previousEnd = end
     }
     return map
@@ -469,10 +474,13 @@ export class RangeMap {
 
   #split(c: number): void {
     const chunk = this.#own(c)
-    const keep = c === this.#chunks.length - 1 ? this.#chunkRunsMax : chunk.count >>> 1
+    const isLast = c === this.#chunks.length - 1
+    const keep = isLast ? this.#chunkRunsMax : chunk.count >>> 1
     const count = chunk.count - keep
     const { generation } = chunk
-    const right: Chunk = { runs: new Float64Array(this.#allocatedRuns(count) * 3), count, generation }
+    // At the end of the map it is to become as full as the one before it: growing by and by would leave holes behind.
+    const allocated = isLast ? this.#chunkRunsMax + OVERFLOW_RUNS : this.#allocatedRuns(count)
+    const right: Chunk = { runs: new Float64Array(allocated * 3), count, generation }
     right.runs.set(chunk.runs.subarray(keep * 3, chunk.count * 3))
     chunk.count = keep
 
@@ -482,7 +490,7 @@ export class RangeMap {
     this.#firsts[c + 1] = right.runs[0]!
     this.#chunks.splice(c + 1, 0, right)
     // Half of a full chunk may fit a neighbour that was too small to stand beside anything but a full one.
-    this.#mergeAround(c + 1)
+    if (!isLast) this.#mergeAround(c + 1)
     this.#mergeAround(c)
   }
 

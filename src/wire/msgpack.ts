@@ -25,13 +25,19 @@ export function pack(value: unknown): Uint8Array {
  *   come out as neighbouring numbers
  */
 export function unpack(bytes: Uint8Array): unknown {
+  const { value, end } = unpackAt(bytes, 0)
+  if (end !== bytes.length) throw new Error(`${bytes.length - end} bytes behind the value`)
+  return value
+}
+
+/** As `unpack`, the value that begins at `from`, and where it ends. */
+export function unpackAt(bytes: Uint8Array, from: number): { value: unknown; end: number } {
   let end: number
   try {
-    end = scanValue(bytes, 0, bytes.length)
+    end = scanValue(bytes, from, bytes.length)
   } catch (cause) {
     // Not the scan's own error: that is an answer to a peer, and these bytes are mostly ours.
     throw new Error(`no value that this writes: ${(cause as Error).message}`, { cause })
   }
-  if (end !== bytes.length) throw new Error(`${bytes.length - end} bytes behind the value`)
-  return unpackr.unpack(bytes)
+  return { value: unpackr.unpack(bytes.subarray(from, end)), end }
 }

@@ -134,8 +134,8 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: 'a checkpoint forgets what is delayed',
     file: 'src/partition/checkpoint.ts',
-    find: `    state.delayed = RangeMap.fromArray(f[8] as number[])`,
-    replace: `      void f[8]`,
+    find: `    state.delayed = fields.runs()`,
+    replace: `    fields.runs()`,
   },
   {
     name: 'the retry of a nack counts twice',
@@ -211,8 +211,8 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: 'a checkpoint forgets the outbox',
     file: 'src/partition/checkpoint.ts',
-    find: `    state.outbox = Outbox.decode(f[13] as StoredDestination[])`,
-    replace: `      void f[13]`,
+    find: `    state.outbox = Outbox.decode(fields.next<StoredDestination[]>())`,
+    replace: `    fields.next()`,
   },
   {
     name: 'a checkpoint forgets what it has of other outboxes',
