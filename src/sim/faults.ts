@@ -25,6 +25,9 @@ export interface FaultOptions {
   readonly slowCommitMsMax: number
   /** Of each commit: it never settles. */
   readonly stuckCommitChance: number
+  /** Of each turn of a process's event loop: what it does soon takes up to `busyTurnMsMax` to come, others' events first. */
+  readonly busyTurnChance: number
+  readonly busyTurnMsMax: number
 }
 
 /** A world without faults or delays. */
@@ -41,4 +44,6 @@ export const noFaults: FaultOptions = {
   slowCommitChance: 0,
   slowCommitMsMax: 5_000,
   stuckCommitChance: 0,
+  busyTurnChance: 0,
+  busyTurnMsMax: 10,
 }

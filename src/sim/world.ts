@@ -304,11 +304,15 @@ export class SimProcess implements SimHost {
   /** Present while paused: what will happen when it goes on, in order. */
   #held: SimEvent[] | undefined
   #pausedUntilMs = 0
+  readonly #turns: SeededRandom
+  /** When what was asked for last to come soon comes. */
+  #nextTurnMs = 0
 
   constructor(name: string, incarnation: number, links: ProcessLinks) {
     this.name = name
     this.#links = links
     this.random = links.random
+    this.#turns = this.random.fork('turns')
     this.id = mix(incarnation + 1, this.random.fork('id').int(2 ** 31))
     this.store = links.store
     this.#attached = links.store.attach(this)
@@ -385,6 +389,16 @@ export class SimProcess implements SimHost {
     })
   }
 
+  /** How long until what the process does soon: at once, or after others' events. It stays in order. */
+  #untilNextTurnMs(): number {
+    const nowMs = this.#links.exactMs()
+    if (this.#nextTurnMs > nowMs) return this.#nextTurnMs - nowMs
+    const { busyTurnChance, busyTurnMsMax } = this.faults
+    if (!this.#turns.chance(busyTurnChance)) return 0
+    this.#nextTurnMs = nowMs + toTicks(this.#turns.between(0, busyTurnMsMax))
+    return this.#nextTurnMs - nowMs
+  }
+
   #clock(): Clock {
     const bootMs = this.#links.exactMs() - this.random.fork('monotonic').int(1_000_000)
     return {
@@ -393,7 +407,7 @@ export class SimProcess implements SimHost {
       // As with the real clock, no delay is so short that time would not move on.
       after: (delayMs, run) => this.schedule(Math.max(delayMs, 1 / ticksPerMs), 'timer', run),
       soon: (run) => {
-        this.schedule(0, 'soon', run)
+        this.schedule(this.#untilNextTurnMs(), 'soon', run)
       },
     }
   }

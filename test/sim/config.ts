@@ -142,6 +142,7 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
   for (const kind of ['consume', 'consumeBatches', 'work'] as const) {
     weights[kind] = consume && consumers.chance(0.7) ? consumers.between(0.1, 1) : 0
   }
+  const turns = new SeededRandom(seed).fork('turns')
   const admin = new SeededRandom(seed).fork('admin')
   weights.peek = admin.chance(0.5) ? admin.between(0.05, 0.5) : 0
   weights.purge = admin.chance(0.3) ? admin.between(0.02, 0.2) : 0
@@ -187,6 +188,8 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
       slowCommitChance: maybe(0.3, () => random.unit() * 0.05, 0),
       slowCommitMsMax: random.pick([100, 1000]),
       stuckCommitChance: maybe(0.1, () => random.unit() * 0.001, 0),
+      busyTurnChance: turns.chance(0.5) ? turns.between(0, 0.5) : 0,
+      busyTurnMsMax: turns.pick([0.1, 1, 20]),
     },
     chaosEveryMs: maybe(0.85, () => random.pick([100, 400, 1500, 5000]), Infinity),
     chaos,
