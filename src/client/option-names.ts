@@ -12,6 +12,16 @@ export function optionNames<T>(names: Readonly<Record<keyof T, true>>): Readonly
 
 /** @throws MqError INVALID_OPTION naming the first one that is not known, and the one that may be meant */
 export function checkOptionNames(options: object, known: ReadonlySet<string>): void {
+  if (typeof options !== 'object') {
+    const example = [...known][0]
+    throw new MqError(
+      'INVALID_OPTION',
+      `options are an object, such as { ${example}: … }, not a ${typeof options}`,
+      {
+        outcome: 'failed',
+      },
+    )
+  }
   // Without a list of the keys: it runs for each message, mostly on none.
   for (const name in options) {
     if (!known.has(name) && Object.hasOwn(options, name)) throw unknownOption(name, known)

@@ -222,6 +222,19 @@ function skip(cursor: Cursor): void {
   cursor.at = scanValue(cursor.bytes, cursor.at, cursor.bytes.length)
 }
 
+/** Passes elements of a column that has been scanned. Mostly numbers and nil: those without a call. */
+function skipElements(cursor: Cursor, count: number): void {
+  const { bytes } = cursor
+  for (let left = count; left > 0; left--) {
+    const token = bytes[cursor.at]!
+    if (token < 0x80 || token === nilToken) cursor.at++
+    else if (token >= 0xcc && token <= 0xcf) cursor.at += 1 + (1 << (token - 0xcc))
+    else skip(cursor)
+  }
+}
+
+const nilToken = 0xc0
+
 /** Passes the head of a column's array. */
 function columnHead(view: BatchView, name: string, cursor: Cursor): void {
   if (cursor.arrayHead() !== view.count) throw invalid(`must have one '${name}' for each message`)
@@ -435,13 +448,12 @@ export function sliceBatch(view: BatchView, first: number, count: number): Uint8
  * the last written. Returns whether all are nil.
  */
 function writeElements(out: Writer, cursor: Cursor, first: number, count: number): boolean {
-  for (let i = 0; i < first; i++) skip(cursor)
+  skipElements(cursor, first)
   const from = cursor.at
   let empty = true
   for (let i = 0; i < count; i++) {
-    if (cursor.nil()) continue
-    empty = false
-    skip(cursor)
+    empty &&= cursor.bytes[cursor.at] === nilToken
+    skipElements(cursor, 1)
   }
   out.arrayHead(count)
   out.raw(cursor.bytes.subarray(from, cursor.at))
@@ -455,12 +467,10 @@ function sliceAttributes(out: Writer, view: BatchView, first: number, count: num
   forEachColumn(view, (name, cursor, nameAt) => {
     const columnAt = out.at
     out.raw(cursor.bytes.subarray(nameAt, cursor.at))
-    const start = cursor.at
     columnHead(view, name, cursor)
     if (writeElements(out, cursor, first, count)) out.at = columnAt
     else columns++
-    cursor.at = start
-    skip(cursor)
+    skipElements(cursor, view.count - first - count)
   })
   if (columns === 0) return
   invariant(columns < 16, 'a batch that was accepted has only known columns')

@@ -28,6 +28,11 @@ const calls: [what: string, call: (mq: MqClient) => Promise<unknown>, says: stri
   ['consume', async (mq) => mq.consume('orders', loose({ max: 2 })), "no option 'max'"],
   ['consumeBatches', async (mq) => mq.consumeBatches('orders', loose({ batch: 2 })), "no option 'batch'"],
   ['connect', () => connect(loose({ server: '127.0.0.1:1' })), "did you mean 'servers'?"],
+  [
+    'connect with an address',
+    () => connect('127.0.0.1:1' as never),
+    'an object, such as { servers: … }, not a string',
+  ],
 ]
 
 t.test('each call refuses what it does not know, and names what may be meant', async (t) => {

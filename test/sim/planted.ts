@@ -182,6 +182,20 @@ export const plantedBugs: readonly PlantedBug[] = [
 `,
   },
   {
+    name: 'a checkpoint under way has what came after it was begun',
+    file: 'src/partition/range-map.ts',
+    find: `    if (chunk.generation === this.#generation) return chunk
+`,
+    replace: `    if (chunk.generation <= this.#generation) return chunk
+`,
+  },
+  {
+    name: 'an entry shares its record with those before it that a checkpoint has',
+    file: 'src/storage/log.ts',
+    find: `      if (!beginsRecord && bytes.length`,
+    replace: `      if (bytes.length`,
+  },
+  {
     name: 'copies are not found again after a restart',
     file: 'src/storage/log.ts',
     find: `      if (this.#withCopies.has(segment)) log.findCopies(segment)
