@@ -98,6 +98,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: 'a checkpoint overtakes the entries that it speaks of',
+    from: 45,
     file: 'src/storage/log.ts',
     find: `    this.#queue.push(queued)
 `,
@@ -139,6 +140,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: 'the retry of a nack counts twice',
+    from: 39,
     file: 'src/partition/leader.ts',
     find: `      this.#again(ref, known.base + 1, { kind: 'settled', refused: known.refused })`,
     replace: `      if (event.action === settledBy.nack) {
@@ -160,7 +162,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: 'a segment is removed though only settles that a crash may take back free it',
-    from: 44,
+    from: 20,
     file: 'src/storage/partition-log.ts',
     find: `(checkpointed.from <= name || checkpointed.holds.includes(name))`,
     replace: `checkpointed.from <= name`,
@@ -183,6 +185,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: 'a checkpoint under way has what came after it was begun',
+    from: 215,
     file: 'src/partition/range-map.ts',
     find: `    if (chunk.generation === this.#generation) return chunk
 `,
@@ -191,6 +194,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: 'an entry shares its record with those before it that a checkpoint has',
+    from: 41,
     file: 'src/storage/log.ts',
     find: `      if (!beginsRecord && bytes.length`,
     replace: `      if (bytes.length`,
