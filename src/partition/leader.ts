@@ -174,6 +174,8 @@ interface Awaiting<Ref> {
 const rangesPerEntryMax = 4096
 /** Leased ranges that expire in one turn, those of one lease more perhaps; and delayed runs that become ready in one. */
 export const duePerTurnMax = 2048
+/** Offsets that have a timer together. Whoever wakes one looks at all of them. */
+const wakeBlockOffsets = 64
 /** Entries whose outputs are looked at for one forward. */
 const entriesPerForwardMax = 1000
 /** What an entry's header has room for. */
@@ -191,7 +193,10 @@ export class Leader<Ref> {
   readonly #ready = new RangeMap()
   /** Committed, live, and ready once the time is reached that the fold has for it. Neighbours with other times are one run. */
   readonly #delayed = new RangeMap()
-  /** For each run of one time in `#delayed`: when, and the offset at which it begins. Such that met have more than one. */
+  /**
+   * For each block of offsets in which runs of one time begin in `#delayed`: its number, and when the first of them is
+   * due, or sooner. A timer a run would take as much memory as the runs.
+   */
   readonly #wakes = new TimerHeap()
   /** What was delayed until then is ready. On the leader's clock. */
   #wokenMs = 0
@@ -512,7 +517,7 @@ export class Leader<Ref> {
     for (let from = 0; left > 0 && this.#delayed.nextRun(from, run) && run.start < end; from = run.end) {
       delayed.push(run.start, Math.min(run.end, end) - run.start)
       // What was sent since waits on: its run may begin elsewhere now, where no timer would look for it.
-      if (run.end > end) this.#wakes.push(this.state.delayed.get(end), end)
+      if (run.end > end) this.#wakes.push(this.state.delayed.get(end), blockOf(end))
       left--
     }
     for (let i = 0; i < delayed.length; i += 2)
@@ -661,20 +666,41 @@ export class Leader<Ref> {
   #wake(timeMs: number): void {
     this.#wokenMs = timeMs
     if (this.#wakes.peekDueMs() > timeMs) return
-    const run: Run = { start: 0, end: 0, value: 0 }
+    let looked = -1
     // What is delayed until a time that has been reached and comes now is ready before what is left: it waits for nothing.
     for (let left = duePerTurnMax; left > 0; left--) {
-      const offset = this.#wakes.popDue(timeMs)
-      if (offset === -1) break
-      if (!this.#delayed.nextRun(offset, run) || run.start !== offset) continue
-      const { end } = run
-      // Of runs that have become one, the first timer finds all.
-      if (!this.state.delayed.nextRun(offset, run) || run.start !== offset || run.value > timeMs) continue
-      const stop = Math.min(run.end, end)
-      this.#delayed.delete(offset, stop)
-      this.#ready.set(offset, stop)
+      const block = this.#wakes.popDue(timeMs)
+      if (block === -1) break
+      // Timers of one block for one time come one after the other: the first has done it.
+      if (block !== looked) left -= this.#wakeBlock(block, timeMs)
+      looked = block
     }
     this.#sink.ready()
+  }
+
+  /** Whatever is due in the block, and what continues the last of it, is ready. @returns how many runs */
+  #wakeBlock(block: number, timeMs: number): number {
+    const end = (block + 1) * wakeBlockOffsets
+    const due: Ranges = []
+    let nextMs = Infinity
+    const run: Run = { start: 0, end: 0, value: 0 }
+    for (let at = block * wakeBlockOffsets; this.#delayed.nextRun(at, run) && run.start < end; at = run.end) {
+      const stop = run.end
+      this.state.delayed.forEachIn(run.start, Math.min(stop, end), (first, last, notBeforeMs) => {
+        if (notBeforeMs <= timeMs) due.push(first, last)
+        else if (notBeforeMs < nextMs) nextMs = notBeforeMs
+      })
+      const isLastDue = stop > end && due.at(-1) === end
+      if (!isLastDue || this.state.delayed.get(end) !== this.state.delayed.get(end - 1)) continue
+      this.state.delayed.nextRun(end, run)
+      due[due.length - 1] = run.end = Math.min(run.end, stop)
+    }
+    for (let i = 0; i < due.length; i += 2) {
+      this.#delayed.delete(due[i]!, due[i + 1]!)
+      this.#ready.set(due[i]!, due[i + 1]!)
+    }
+    if (nextMs < Infinity) this.#wakes.push(nextMs, block)
+    return due.length / 2
   }
 
   /** Committed messages, which nobody has, become ready now or when the fold says. */
@@ -685,15 +711,24 @@ export class Leader<Ref> {
       return
     }
     let from = start
+    let block = -1
+    let blockMs = Infinity
     delayed.forEachIn(start, end, (first, stop, notBeforeMs) => {
       if (notBeforeMs <= this.#wokenMs) return
       this.#ready.set(from, first)
       // What continues a run is found with it.
       const continues = first > 0 && this.#delayed.has(first - 1) && delayed.get(first - 1) === notBeforeMs
-      if (!continues) this.#wakes.push(notBeforeMs, first)
       this.#delayed.set(first, stop)
       from = stop
+      if (continues) return
+      if (block !== blockOf(first)) {
+        if (block !== -1) this.#wakes.push(blockMs, block)
+        block = blockOf(first)
+        blockMs = Infinity
+      }
+      if (notBeforeMs < blockMs) blockMs = notBeforeMs
     })
+    if (block !== -1) this.#wakes.push(blockMs, block)
     this.#ready.set(from, end)
   }
 
@@ -762,14 +797,16 @@ export class Leader<Ref> {
     }
     const run: Run = { start: 0, end: 0, value: 0 }
     for (let from = 0; this.#ready.nextRun(from, run); from = run.end) take('ready', run.start, run.end)
-    let waits = 0
+    const wakes = new Map<number, number>()
+    this.#wakes.forEach((dueMs, block) => wakes.set(block, Math.min(dueMs, wakes.get(block) ?? Infinity)))
     for (let from = 0; this.#delayed.nextRun(from, run); from = run.end) {
       const { start, end } = run
       take('delayed', start, end)
-      this.state.delayed.forEachIn(start, end, () => waits++)
+      this.state.delayed.forEachIn(start, end, (first, _stop, notBeforeMs) => {
+        invariant((wakes.get(blockOf(first)) ?? Infinity) <= notBeforeMs, 'what is delayed has a timer')
+      })
       invariant(this.state.delayed.covers(start, end), 'what is delayed is so by the log')
     }
-    invariant(this.#wakes.size >= waits, 'what is delayed has a timer')
     for (let from = 0; this.state.delayed.nextRun(from, run); from = run.end) {
       invariant(this.state.live.covers(run.start, run.end), 'what is delayed is live')
     }
@@ -996,6 +1033,10 @@ interface Failing {
 }
 
 type Producer = readonly [ProducerId, ProducerState]
+
+function blockOf(offset: Offset): number {
+  return Math.floor(offset / wakeBlockOffsets)
+}
 
 function byUse([, a]: Producer, [, b]: Producer): number {
   return a.lastUsedMs - b.lastUsedMs

@@ -46,6 +46,11 @@ export class TimerHeap {
     return id
   }
 
+  /** Visits all timers, in no order. For tests and the simulator. */
+  forEach(visit: (dueMs: number, id: number) => void): void {
+    for (let i = 0; i < this.#size; i++) visit(this.#pairs[i * 2]!, this.#pairs[i * 2 + 1]!)
+  }
+
   /** Drops the timers that `keep` refuses, and memory no longer needed. `keep` must not change the heap. */
   compact(keep: (dueMs: number, id: number) => boolean): void {
     const pairs = this.#pairs

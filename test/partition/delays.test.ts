@@ -3,6 +3,7 @@ import { crc32 } from 'node:zlib'
 import t from 'tap'
 import { backoffDelayMs } from '../../src/partition/backoff.ts'
 import { duePerTurnMax, type LeasedItem } from '../../src/partition/leader.ts'
+import { SeededRandom } from '../../src/sim/random.ts'
 import { BatchBuilder, type MessageAttributes } from '../../src/wire/batch.ts'
 import { Bench, visibilityTimeoutMs } from './leader-bench.ts'
 
@@ -339,3 +340,46 @@ void t.test('very many runs that are ready at the same time', async (t) => {
   t.equal(ticks, 3)
   t.equal(bench.leader.readyCount, runs)
 })
+
+void t.test(
+  'whatever is delayed until whenever, at each moment what is due is ready, and nothing else',
+  async (t) => {
+    const wrong: string[] = []
+    for (let seed = 0; seed < 150; seed++) {
+      const random = new SeededRandom(seed)
+      const bench = new Bench()
+      /** When each message that was not purged is due, by offset. */
+      const dueMs = new Map<number, number>()
+      for (let step = 0; step < 25; step++) {
+        const kind = random.unit()
+        if (kind < 0.5) {
+          // Runs of one time that reach over many blocks of timers, or none longer than a message or two.
+          const runLength = random.pick([1, 2, 30, 500])
+          const spreadMs = random.pick([3, 50, 2000])
+          let delay = random.int(spreadMs)
+          const attributes = Array.from({ length: 1 + random.int(300) }, (_, i) => {
+            if (i % runLength === 0) delay = random.int(spreadMs)
+            return random.chance(0.02) ? null : { delay }
+          })
+          const base = bench.leader.state.logEnd
+          bench.send(`${step}`, batchOf(attributes))
+          for (const [i, each] of attributes.entries())
+            dueMs.set(base + i, bench.now.wallMs + (each?.delay ?? 0))
+          bench.commit()
+        } else if (kind < 0.9) bench.advance(random.pick([0, 1, 7, 40, 300]))
+        else {
+          const end = random.int(bench.leader.state.logEnd + 1)
+          while (bench.leader.purge(end, bench.now) > 0) bench.commit()
+          for (const offset of dueMs.keys()) if (offset < end) dueMs.delete(offset)
+        }
+        while (bench.leader.nextDueMs <= bench.ms) bench.advance(0)
+        bench.leader.checkInvariants()
+        const ready = [...dueMs.values()].filter((ms) => ms <= bench.now.wallMs).length
+        const { readyCount, delayedCount } = bench.leader
+        if (readyCount !== ready || delayedCount !== dueMs.size - ready)
+          wrong.push(`seed ${seed}, step ${step}: ${readyCount} ready, ${delayedCount} delayed, not ${ready}`)
+      }
+    }
+    t.strictSame(wrong, [])
+  },
+)
