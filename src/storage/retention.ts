@@ -54,8 +54,8 @@ export class Retention {
   #looked = -1
   /** Segments that are kept for little, and since when. */
   readonly #sparse = new Map<string, number>()
-  /** When it was last counted how many messages keep a segment. */
-  readonly #counted = new Map<string, number>()
+  /** When it was last counted how many messages keep a segment, and what had been appended by then. */
+  readonly #counted = new Map<string, { readonly atMs: number; readonly appended: number }>()
   /** Segments with messages that can't be read, and so not copied. */
   readonly #rotten = new Set<string>()
 
@@ -159,13 +159,14 @@ export class Retention {
     if (this.#rotten.has(name)) return false
     const nowMs = this.#clock.monotonicMs()
     const { copyAfterMs } = this.#options
-    const countedMs = this.#counted.get(name)
-    if (countedMs !== undefined && nowMs - countedMs < copyAfterMs / 3) {
+    const { appended } = this.#log
+    const counted = this.#counted.get(name)
+    if (counted !== undefined && nowMs - counted.atMs < copyAfterMs / 3) {
       // What has been settled since may be the last that ever is: it is to be counted even if nothing more happens.
-      this.#looked = -1
+      if (counted.appended !== appended) this.#looked = -1
       return false
     }
-    this.#counted.set(name, nowMs)
+    this.#counted.set(name, { atMs: nowMs, appended })
     await turn(this.#clock)
     let offsets = 0
     let held = 0

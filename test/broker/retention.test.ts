@@ -197,6 +197,26 @@ void t.test('the last that is settled counts, though it was counted shortly befo
   t.notOk(segments().includes(1), `segments ${segments().join()}`)
 })
 
+void t.test('who holds messages in several segments is not looked at for ever', async (t) => {
+  const { bench, mq, segments } = await serving()
+  await bench.complete(mq.createQueue('orders', { visibilityTimeoutMs: 3_600_000 }))
+  let looks = 0
+  const { log } = bench.broker.internals
+  const partitions = [...log.partitions]
+  Object.defineProperty(log, 'partitions', { get: () => (looks++, partitions) })
+  // They are counted at different times: each would be called counted shortly before, because of the other.
+  for (let round = 0; round < 3; round++) {
+    for (let i = 0; i < 8; i++) await bench.complete(mq.send('orders', 'x'.repeat(500)))
+    await bench.world.advance(4000)
+  }
+  t.ok(segments().length >= 4, `segments ${segments().join()}`)
+  t.ok(looks > 0)
+  await bench.world.advance(30_000)
+  looks = 0
+  await bench.world.advance(60_000)
+  t.equal(looks, 0)
+})
+
 void t.test(
   'one stuck message of a large batch costs its batch, and only what is stuck comes back',
   async (t) => {
