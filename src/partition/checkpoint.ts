@@ -10,7 +10,7 @@
  */
 import { MqError } from '../errors.ts'
 import type { Epoch, LeaseId, Offset, OutputPosition, ProducerId } from '../types.ts'
-import { pack, unpackAt } from '../wire/msgpack.ts'
+import { pack, PartReader } from '../wire/msgpack.ts'
 import { CorruptEntry } from './entry.ts'
 import { PartitionState, refusedNumbersOf, type Outcome, type ProducerState } from './fold.ts'
 import {
@@ -199,61 +199,9 @@ function writeInteger(bytes: Buffer, value: number, at: number): number {
   return bytes.writeDoubleBE(value, at + 1)
 }
 
-/** Reads one field after the other: lists of runs, of which there may be millions, without a number in between. */
-class Fields {
-  readonly #bytes: Buffer
-  #at = 0
-
-  constructor(bytes: Uint8Array) {
-    this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
-  }
-
-  /** The length of a list, whose items are read next. */
-  list(): number {
-    const token = this.#byte()
-    if (token >= 0x90 && token < 0xa0) return token & 0x0f
-    if (token === 0xdc) return this.#bytes.readUInt16BE(this.#advance(2))
-    if (token === 0xdd) return this.#bytes.readUInt32BE(this.#advance(4))
-    throw new CorruptEntry(`no list begins with byte ${token}`)
-  }
-
-  /** A value whole. */
-  next<T>(): T {
-    const { value, end } = unpackAt(this.#bytes, this.#at)
-    this.#at = end
-    return value as T
-  }
-
-  runs(): RangeMap {
-    return RangeMap.read(this.list(), () => this.#integer())
-  }
-
-  assertEnd(): void {
-    const left = this.#bytes.length - this.#at
-    if (left > 0) throw new CorruptEntry(`${left} bytes behind the last field`)
-  }
-
-  /** As `writeInteger` writes it. */
-  #integer(): number {
-    const token = this.#byte()
-    if (token < 0x80) return token
-    if (token === 0xcc) return this.#byte()
-    if (token === 0xcd) return this.#bytes.readUInt16BE(this.#advance(2))
-    if (token === 0xce) return this.#bytes.readUInt32BE(this.#advance(4))
-    if (token === 0xcb) return this.#bytes.readDoubleBE(this.#advance(8))
-    throw new CorruptEntry(`no offset begins with byte ${token}`)
-  }
-
-  #byte(): number {
-    return this.#bytes.readUInt8(this.#at++)
-  }
-
-  /** @returns where the bytes begin that are passed */
-  #advance(bytes: number): number {
-    const at = this.#at
-    this.#at += bytes
-    return at
-  }
+/** Without a list of the numbers in between: there may be millions. */
+function readRuns(fields: PartReader): RangeMap {
+  return RangeMap.read(fields.list(), () => fields.integer())
 }
 
 /**
@@ -262,9 +210,9 @@ class Fields {
  */
 export function decodeCheckpoint(bytes: Uint8Array): { state: PartitionState; firstSegment: string } {
   try {
-    const fields = new Fields(bytes)
+    const fields = new PartReader(bytes)
     const count = fields.list()
-    const version = fields.next<number>()
+    const version = fields.next()
     if (version !== checkpointVersion) {
       throw new MqError(
         'NEWER_DATA_FORMAT',
@@ -272,17 +220,20 @@ export function decodeCheckpoint(bytes: Uint8Array): { state: PartitionState; fi
       )
     }
     if (count !== fieldCount) throw new CorruptEntry(`${count} fields`)
-    const firstSegment = fields.next<string>()
+    const firstSegment = fields.next() as string
     const state = new PartitionState()
-    state.logEnd = fields.next()
-    state.epoch = fields.next()
-    state.chain = Uint8Array.from(fields.next<Uint8Array>())
-    state.timeMs = fields.next()
-    state.live = fields.runs()
-    state.quarantined = fields.runs()
-    state.delayed = fields.runs()
-    state.floor = fields.next()
-    const producers = fields.next<[Uint8Array, number, number, number, (number | number[] | null)[][]][]>()
+    state.logEnd = fields.integer()
+    state.epoch = fields.integer()
+    state.chain = Uint8Array.from(fields.next() as Uint8Array)
+    state.timeMs = fields.integer()
+    state.live = readRuns(fields)
+    state.quarantined = readRuns(fields)
+    state.delayed = readRuns(fields)
+    state.floor = fields.integer()
+    const producers = fields.next() as [
+      ...[Uint8Array, number, number, number],
+      (number | number[] | null)[][],
+    ][]
     for (const p of producers) {
       state.producers.set(Buffer.from(p[0]).toString('latin1'), {
         epoch: p[1],
@@ -299,21 +250,20 @@ export function decodeCheckpoint(bytes: Uint8Array): { state: PartitionState; fi
       })
     }
     for (const { outcomes } of state.producers.values()) state.refusedNumbers += refusedNumbersOf(outcomes)
-    const handed = fields.next<[number, [number, number, number[]][]] | null>()
+    const handed = fields.next() as [number, [number, number, number[]][]] | null
     if (handed !== null) {
       state.handedOver = {
         nextLease: handed[0],
         leases: handed[1].map(([lease, epoch, ranges]) => ({ lease, epoch, ranges })),
       }
     }
-    for (const [id, ...position] of fields.next<[Uint8Array, ...StoredPosition][]>()) {
+    for (const [id, ...position] of fields.next() as [Uint8Array, ...StoredPosition][]) {
       state.sources.set(Buffer.from(id).toString('latin1'), positionOf(position))
     }
-    state.outbox = Outbox.decode(fields.next<StoredDestination[]>())
-    fields.assertEnd()
+    state.outbox = Outbox.decode(fields.next() as StoredDestination[])
     return { state, firstSegment }
   } catch (cause) {
-    if (cause instanceof MqError) throw cause
+    if (cause instanceof MqError && cause.code !== 'INVALID_FIELD') throw cause
     throw new CorruptEntry(`not a checkpoint: ${String(cause)}`)
   }
 }

@@ -4,6 +4,7 @@
  */
 import { Packr } from 'msgpackr/pack'
 import { Unpackr } from 'msgpackr/unpack'
+import { Cursor } from './cursor.ts'
 import { scanValue } from './scan.ts'
 
 const packr = new Packr({ useRecords: false, moreTypes: false, variableMapSize: true })
@@ -25,19 +26,51 @@ export function pack(value: unknown): Uint8Array {
  *   come out as neighbouring numbers
  */
 export function unpack(bytes: Uint8Array): unknown {
-  const { value, end } = unpackAt(bytes, 0)
-  if (end !== bytes.length) throw new Error(`${bytes.length - end} bytes behind the value`)
-  return value
+  scanWhole(bytes)
+  return unpackr.unpack(bytes)
 }
 
-/** As `unpack`, the value that begins at `from`, and where it ends. */
-export function unpackAt(bytes: Uint8Array, from: number): { value: unknown; end: number } {
+/** Reads one value part by part: a list may hold more numbers than one wants to have at once. */
+export class PartReader {
+  readonly #cursor: Cursor
+
+  /** @throws Error as `unpack` */
+  constructor(bytes: Uint8Array) {
+    scanWhole(bytes)
+    this.#cursor = new Cursor(bytes, 0)
+  }
+
+  /**
+   * Passes the head of a list, whose items are read next.
+   * @returns how many
+   * @throws Error it is none
+   */
+  list(): number {
+    const length = this.#cursor.arrayHead()
+    if (length < 0) throw new Error('not a list')
+    return length
+  }
+
+  /** @throws MqError INVALID_FIELD: it is no integer from 0 on */
+  integer(): number {
+    return this.#cursor.integer('value', 0, Number.MAX_SAFE_INTEGER)
+  }
+
+  /** The next part whole, as `unpack` gives it. */
+  next(): unknown {
+    const { bytes, at } = this.#cursor
+    this.#cursor.at = scanValue(bytes, at, bytes.length)
+    return unpackr.unpack(bytes.subarray(at, this.#cursor.at))
+  }
+}
+
+function scanWhole(bytes: Uint8Array): void {
   let end: number
   try {
-    end = scanValue(bytes, from, bytes.length)
+    end = scanValue(bytes, 0, bytes.length)
   } catch (cause) {
     // Not the scan's own error: that is an answer to a peer, and these bytes are mostly ours.
     throw new Error(`no value that this writes: ${(cause as Error).message}`, { cause })
   }
-  return { value: unpackr.unpack(bytes.subarray(from, end)), end }
+  if (end !== bytes.length) throw new Error(`${bytes.length - end} bytes behind the value`)
 }

@@ -135,8 +135,8 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: 'a checkpoint forgets what is delayed',
     file: 'src/partition/checkpoint.ts',
-    find: `    state.delayed = fields.runs()`,
-    replace: `    fields.runs()`,
+    find: `    state.delayed = readRuns(fields)`,
+    replace: `    readRuns(fields)`,
   },
   {
     name: 'the retry of a nack counts twice',
@@ -229,7 +229,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: 'a checkpoint forgets the outbox',
     file: 'src/partition/checkpoint.ts',
-    find: `    state.outbox = Outbox.decode(fields.next<StoredDestination[]>())`,
+    find: `    state.outbox = Outbox.decode(fields.next() as StoredDestination[])`,
     replace: `    fields.next()`,
   },
   {
