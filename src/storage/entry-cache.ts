@@ -1,5 +1,6 @@
 /**
- * Entries between their commit and their delivery, of all partitions of this process, in bounded memory. A consumer that keeps up with the producers is served from here: nothing is read, copied or verified again.
+ * Entries between their commit and their delivery, of all partitions of this process, in bounded memory. A consumer
+ * that keeps up with the producers is served from here: nothing is read, copied or verified again.
  *
  * An entry is let go as soon as a later one is asked for: what lives shortly costs the garbage collector next to
  * nothing, and what is kept for long is far dearer than a read. For that reason nothing is kept for a reader that has
@@ -68,8 +69,12 @@ export class EntryCache {
     else this.#newest.newer = cached
     this.#newest = cached
     this.#bytes += costBytes
-    while (this.#bytes > this.#bytesMax) this.#oldest!.owner.forget(this.#oldest!)
     return cached
+  }
+
+  /** @internal To be called once the owner has what was added: that may be let go too. */
+  trim(): void {
+    while (this.#bytes > this.#bytesMax) this.#oldest!.owner.forget(this.#oldest!)
   }
 
   /** @internal Its owner has forgotten it, or is about to. */
@@ -116,18 +121,10 @@ export class PartitionEntries {
   /** An entry is on the disk, and may be asked for. */
   committed(bytes: Uint8Array, base: Offset, end: Offset): void {
     if (bytes[13] !== entryKind.batch) return
-    const cached = this.#isBehind ? null : this.#cache.add(this, bytes, base, end)
-    // To make room for it all before it may just have been let go.
-    if (cached !== null && !this.#isBehind) {
-      this.#appended.push(cached)
-      return
-    }
-    if (cached !== null) this.#cache.remove(cached)
-    this.#gapEnd = end
-  }
-
-  get #isBehind(): boolean {
-    return this.#readEnd < this.#gapEnd
+    const cached = this.#readEnd < this.#gapEnd ? null : this.#cache.add(this, bytes, base, end)
+    if (cached === null) this.#gapEnd = end
+    else this.#appended.push(cached)
+    this.#cache.trim()
   }
 
   /** An entry was read from the store, and verified. */
@@ -136,6 +133,7 @@ export class PartitionEntries {
     const end = entry.base + entry.count
     this.#readEnd = Math.max(this.#readEnd, end)
     this.#read = this.#cache.add(this, entry.bytes, entry.base, end)
+    this.#cache.trim()
   }
 
   /** The entry that holds `offset`, if it is here. */
@@ -158,8 +156,7 @@ export class PartitionEntries {
       return
     }
     for (let i = this.#head; i < this.#appended.length; i++) this.#cache.remove(this.#appended[i]!)
-    const { end } = this.#appended.at(-1)!
-    if (end > this.#readEnd) this.#gapEnd = Math.max(this.#gapEnd, end)
+    this.#gapEnd = Math.max(this.#gapEnd, this.#appended.at(-1)!.end)
     this.#appended = []
     this.#head = 0
   }
