@@ -12,20 +12,16 @@ export function optionNames<T>(names: Readonly<Record<keyof T, true>>): Readonly
 
 /** @throws MqError INVALID_OPTION naming the first one that is not known, and the one that may be meant */
 export function checkOptionNames(options: object, known: ReadonlySet<string>): void {
-  if (typeof options !== 'object') {
-    const example = [...known][0]
-    throw new MqError(
-      'INVALID_OPTION',
-      `options are an object, such as { ${example}: … }, not a ${typeof options}`,
-      {
-        outcome: 'failed',
-      },
-    )
-  }
+  if (typeof options !== 'object') throw notOptions(options, known)
   // Without a list of the keys: it runs for each message, mostly on none.
   for (const name in options) {
     if (!known.has(name) && Object.hasOwn(options, name)) throw unknownOption(name, known)
   }
+}
+
+function notOptions(options: unknown, known: ReadonlySet<string>): MqError {
+  const message = `options are an object, such as { ${[...known][0]}: … }, not a ${typeof options}`
+  return new MqError('INVALID_OPTION', message, { outcome: 'failed' })
 }
 
 function unknownOption(name: string, known: ReadonlySet<string>): MqError {

@@ -172,7 +172,7 @@ interface Awaiting<Ref> {
 
 /** Ranges that one PURGE or FAIL entry carries at most. */
 const rangesPerEntryMax = 4096
-/** Leased ranges that expire in one turn, those of one lease more perhaps; and delayed runs that become ready in one. */
+/** Leased ranges that expire in one turn, and delayed runs that become ready in one: those of one lease or block more. */
 export const duePerTurnMax = 2048
 /** Offsets that have a timer together. Whoever wakes one looks at all of them. */
 const wakeBlockOffsets = 64

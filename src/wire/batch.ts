@@ -227,13 +227,11 @@ function skipElements(cursor: Cursor, count: number): void {
   const { bytes } = cursor
   for (let left = count; left > 0; left--) {
     const token = bytes[cursor.at]!
-    if (token < 0x80 || token === nilToken) cursor.at++
+    if (token < 0x80 || token === 0xc0) cursor.at++
     else if (token >= 0xcc && token <= 0xcf) cursor.at += 1 + (1 << (token - 0xcc))
     else skip(cursor)
   }
 }
-
-const nilToken = 0xc0
 
 /** Passes the head of a column's array. */
 function columnHead(view: BatchView, name: string, cursor: Cursor): void {
@@ -452,7 +450,8 @@ function writeElements(out: Writer, cursor: Cursor, first: number, count: number
   const from = cursor.at
   let empty = true
   for (let i = 0; i < count; i++) {
-    empty &&= cursor.bytes[cursor.at] === nilToken
+    if (cursor.nil()) continue
+    empty = false
     skipElements(cursor, 1)
   }
   out.arrayHead(count)
