@@ -119,7 +119,12 @@ class LmdbStore implements Store {
     const fd = takeLock(this.#directory)
     this.#lock = fd
     try {
-      if (!this.#leaveAsIs) await this.#sweep()
+      if (!this.#leaveAsIs) {
+        await this.#sweep()
+        // Whoever was here before may have been killed between the rename of a new segment and the sync of its name. What
+        // is confirmed from now on may be in that segment.
+        await syncDirectory(this.#directory)
+      }
     } catch (error) {
       this.#lock = undefined
       closeSync(fd)

@@ -390,6 +390,7 @@ test('a commit resolves after its fdatasync, and takes one transaction', async (
   const child = run(
     `const store = openLmdbStore(${JSON.stringify(directory)})
      await store.lock()
+     print('locked')
      const segment = await store.open('a', { create: true })
      print('begin')
      for (let i = 0; i < ${commits}; i++) {
@@ -400,12 +401,13 @@ test('a commit resolves after its fdatasync, and takes one transaction', async (
      }`,
     { via: strace(trace, ['-y', '-e', 'trace=fdatasync,fsync,msync,rename,pwrite64,pwritev,write']) },
   )
-  t.same(await child.rest(), ['begin', ...Array<string>(commits).fill('resolved')])
+  t.same(await child.rest(), ['locked', 'begin', ...Array<string>(commits).fill('resolved')])
 
   // A call that another thread interrupts is printed in two lines; the second says when it ended.
   const events: string[] = []
   for (const line of readFileSync(trace, 'utf8').split('\n')) {
-    if (/ write\(1<.*"begin/.test(line)) events.push('begin')
+    if (/ write\(1<.*"locked/.test(line)) events.length = 0
+    else if (/ write\(1<.*"begin/.test(line)) events.push('begin')
     else if (/ write\(1<.*"resolved/.test(line)) events.push('resolved')
     else if (/ (fdatasync\(|<\.\.\. fdatasync resumed>).* = 0$/.test(line)) events.push('fdatasync')
     else if (/ fsync\(\d+<.*\/data\/a\.mdb\.new>/.test(line)) events.push('fsync file')
@@ -418,6 +420,23 @@ test('a commit resolves after its fdatasync, and takes one transaction', async (
   const perCommit = split(rest[0]!, 'resolved')
   t.same(perCommit.pop(), [], 'nothing after the last')
   t.same(perCommit, Array(commits).fill(['fdatasync']), 'one fdatasync for each commit, before it resolves')
+})
+
+test('names that a killed process may not have synced are synced before the directory is used', async (t) => {
+  const { directory, store, segment } = await makeSegment(t)
+  await segment.close()
+  await store.close()
+  const trace = join(t.testdirName, 'trace')
+  const child = makeChildren(t)(
+    `await openLmdbStore(${JSON.stringify(directory)}).lock()
+     print('locked')`,
+    { via: strace(trace, ['-y', '-e', 'trace=fsync,write']) },
+  )
+  t.same(await child.rest(), ['locked'])
+  const lines = readFileSync(trace, 'utf8').split('\n')
+  const locked = lines.findIndex((line) => / write\(1<.*"locked/.test(line))
+  const synced = lines.findIndex((line) => line.includes(` fsync(`) && line.includes(`<${directory}>`))
+  t.ok(synced >= 0 && synced < locked, `synced on line ${synced}, locked on line ${locked}`)
 })
 
 test('after a failed flush the commit is refused, and so is every later one', async (t) => {
