@@ -57,13 +57,13 @@ function imports({ may = [], layer = [] } = {}) {
 }
 
 /**
- * A folder that knows only the three leaf modules and itself. `up` leads from a file to src/.
+ * A folder that knows only the leaf modules and itself. `up` leads from a file to src/.
  * @param {string} up
  */
 const leavesOnly = (up) => [
   {
-    regex: `^${up.replaceAll('.', '\\.')}(?!(types|errors|env|wire\\/(msgpack|batch))\\.ts$)`,
-    message: 'This folder may import only types, errors, env, wire/msgpack, wire/batch and itself.',
+    regex: `^${up.replaceAll('.', '\\.')}(?!(types|errors|env|buffers|wire\\/(msgpack|batch))\\.ts$)`,
+    message: 'This folder may import only types, errors, env, buffers, wire/msgpack, wire/batch and itself.',
   },
 ]
 

@@ -41,7 +41,7 @@ export interface Socket {
   readonly remote: string
   /** Bytes accepted by `write` that the operating system has not taken yet. `write` itself refuses nothing. */
   readonly bufferedBytes: number
-  /** The bytes are the owner's from then on: the socket never writes to them again. */
+  /** The bytes are lent until the owner returns: what it keeps, it copies. */
   onData: (bytes: Uint8Array) => void
   /** `bufferedBytes` has come back to 0. */
   onDrain: () => void

@@ -149,7 +149,8 @@ export class Commands implements RequestHandler {
       count,
       crc,
       batch,
-      headroom: headroom + batch.byteOffset - frame.byteOffset,
+      // What is lent is copied, whatever lies before it.
+      headroom: headroom === 0 ? 0 : headroom + batch.byteOffset - frame.byteOffset,
       ownDelays,
     }
     partition.leader.send(to, event, partition.now(), this.#whyNot(queue, largestMessageBytes(view)))

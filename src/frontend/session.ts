@@ -58,7 +58,7 @@ export interface SessionHost {
   refused(session: Session, error: MqError): void
   /**
    * Carries a request out and answers it by `session.answer` or `session.refuse`, now or later, exactly once.
-   * @param headroom bytes before the frame's first that may be overwritten
+   * @param headroom bytes before the frame's first that may be overwritten; 0: the frame is lent, until this returns
    */
   handle(session: Session, request: Request, frame: Uint8Array, headroom: number): void
   /** More credit for a subscription of the session, if it has one with this id. */

@@ -1,6 +1,7 @@
 /** The entry codec: LOG.md's layout, and nothing else. What an entry means is fold.ts's. */
 import { hash } from 'node:crypto'
 import { crc32 } from 'node:zlib'
+import { buffers } from '../buffers.ts'
 import { invariant, MqError } from '../errors.ts'
 import type { Epoch, Offset, PartitionId, ProducerId, QueueId } from '../types.ts'
 import type { BatchView } from '../wire/batch.ts'
@@ -133,7 +134,7 @@ export function encodeEntry(
   if (headroom >= headerBytes) {
     bytes = Buffer.from(payload.buffer, payload.byteOffset - headerBytes, headerBytes + payload.length)
   } else {
-    bytes = Buffer.allocUnsafeSlow(headerBytes + payload.length)
+    bytes = buffers.take(headerBytes + payload.length)
     bytes.set(payload, headerBytes)
   }
   bytes[12] = entryFormat

@@ -553,7 +553,11 @@ export class End implements Socket {
     if (incoming.arrivedBytes > 0) {
       const chunk = incoming.read(Math.min(incoming.arrivedBytes, chunkBytesMax))
       this.#readWaiting()
-      if (this.state === 'open') this.onData(chunk)
+      if (this.state === 'open') {
+        this.onData(chunk)
+        // It was lent: whoever goes on reading it is found out.
+        chunk.fill(0xa5)
+      }
       // Nobody is there any more.
       else if (this.state !== 'ending') this.outgoing.send('reset', 0)
     } else if (incoming.finArrived && !this.#peerEnded) {

@@ -9,8 +9,11 @@
  *
  * It keeps the very bytes that were appended, which nobody changes any more. Where they are a small part of the memory
  * that holds them, as a small batch is of what a socket read, they are copied: else a kilobyte would keep a whole
- * chunk.
+ * slab.
+ *
+ * What is let go without ever having been handed out is nobody's any more, and its memory is given back.
  */
+import { buffers } from '../buffers.ts'
 import { entryKind, parseEntry, type Entry } from '../partition/entry.ts'
 import type { Offset } from '../types.ts'
 
@@ -28,6 +31,8 @@ interface Cached {
   readonly owner: PartitionEntries
   /** Parsed when it is first asked for. */
   entry: Entry | null
+  /** Somebody may have a view of the bytes. */
+  isHandedOut: boolean
   older: Cached | null
   newer: Cached | null
 }
@@ -51,10 +56,16 @@ export class EntryCache {
   }
 
   /** @internal Null when it is too large to be kept at all. */
-  add(owner: PartitionEntries, bytes: Uint8Array, base: Offset, end: Offset): Cached | null {
+  add(
+    owner: PartitionEntries,
+    bytes: Uint8Array,
+    base: Offset,
+    end: Offset,
+    isHandedOut: boolean,
+  ): Cached | null {
+    if (overheadBytes + bytes.length > this.#bytesMax) return null
     const kept = ownBytes(bytes)
     const costBytes = overheadBytes + kept.buffer.byteLength
-    if (costBytes > this.#bytesMax) return null
     const cached: Cached = {
       base,
       end,
@@ -62,6 +73,7 @@ export class EntryCache {
       costBytes,
       owner,
       entry: null,
+      isHandedOut,
       older: this.#newest,
       newer: null,
     }
@@ -85,6 +97,7 @@ export class EntryCache {
     if (newer === null) this.#newest = older
     else newer.older = older
     this.#bytes -= cached.costBytes
+    if (!cached.isHandedOut) buffers.giveBack(cached.bytes)
   }
 }
 
@@ -118,13 +131,15 @@ export class PartitionEntries {
     this.#cache = cache
   }
 
-  /** An entry is on the disk, and may be asked for. */
+  /** An entry is on the disk, and may be asked for. Nobody else has its bytes. */
   committed(bytes: Uint8Array, base: Offset, end: Offset): void {
-    if (bytes[13] !== entryKind.batch) return
-    const cached = this.#readEnd < this.#gapEnd ? null : this.#cache.add(this, bytes, base, end)
-    if (cached === null) this.#gapEnd = end
-    else this.#appended.push(cached)
-    this.#cache.trim()
+    const isKept = bytes[13] === entryKind.batch && this.#readEnd >= this.#gapEnd
+    const cached = isKept ? this.#cache.add(this, bytes, base, end, false) : null
+    if (cached?.bytes.buffer !== bytes.buffer) buffers.giveBack(bytes)
+    if (cached !== null) {
+      this.#appended.push(cached)
+      this.#cache.trim()
+    } else if (bytes[13] === entryKind.batch) this.#gapEnd = end
   }
 
   /** An entry was read from the store, and verified. */
@@ -132,7 +147,7 @@ export class PartitionEntries {
     if (this.#read !== null) this.#cache.remove(this.#read)
     const end = entry.base + entry.count
     this.#readEnd = Math.max(this.#readEnd, end)
-    this.#read = this.#cache.add(this, entry.bytes, entry.base, end)
+    this.#read = this.#cache.add(this, entry.bytes, entry.base, end, true)
     this.#cache.trim()
   }
 
@@ -145,6 +160,7 @@ export class PartitionEntries {
     }
     this.#cache.hits++
     this.#readEnd = Math.max(this.#readEnd, cached.end)
+    cached.isHandedOut = true
     return (cached.entry ??= parseEntry(cached.bytes))
   }
 

@@ -21,7 +21,10 @@ export interface ConnectionOptions {
   readonly heartbeatMs: number
   /** Largest frame until the handshake is done, in bytes. */
   readonly frameBytesMax: number
-  /** May throw MqError: one whose code closes ends the connection; all else is a defect, and is thrown on. */
+  /**
+   * On the server's side, a frame without headroom is lent. May throw MqError: one whose code closes ends the connection;
+   * all else is a defect, and is thrown on.
+   */
   readonly onFrame: OnFrame
   /** Called once, for whatever reason it ended. `error` is absent when the peer, or `end`, ended it in order. */
   readonly onClose: (error: MqError | undefined) => void
@@ -67,7 +70,12 @@ export class Connection {
     const nowMs = options.clock.monotonicMs()
     this.#openedMs = this.#heardMs = this.#saidMs = this.#takenMs = nowMs
     this.#reader = new FrameReader(
-      { frameBytesMax: options.frameBytesMax, headroom: headroomBytes, preface: options.role === 'server' },
+      {
+        frameBytesMax: options.frameBytesMax,
+        headroom: headroomBytes,
+        preface: options.role === 'server',
+        lends: options.role === 'server',
+      },
       options.onFrame,
     )
     socket.onData = (bytes) => this.#onData(bytes)

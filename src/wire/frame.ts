@@ -1,11 +1,13 @@
 /**
  * Cutting a byte stream into frames (length, value), and making frames.
  *
- * What arrives is handed out as views wherever a frame lies within one chunk. One that spans chunks is assembled in
- * memory of its own, filled as bytes come. A length is only a claim: memory grows with the bytes that have really
- * come, so that four bytes cannot make the broker allocate 16 MiB.
+ * Chunks are lent: what was read lies in memory that the next read overwrites. A frame that lies within one chunk is
+ * lent on as a view, or copied, as the reader's owner wants. One that spans chunks is assembled in memory of its own,
+ * filled as bytes come. A length is only a claim: memory grows with the bytes that have really come, so that four bytes
+ * cannot make the broker allocate 16 MiB.
  */
 import { RESERVE_START_SPACE, Packr } from 'msgpackr/pack'
+import { buffers } from '../buffers.ts'
 import { MqError } from '../errors.ts'
 import { preface } from './messages.ts'
 import { uint32At } from './scan.ts'
@@ -22,10 +24,12 @@ export interface FrameReaderOptions {
   headroom: number
   /** Whether the stream opens with the preface: the server's side. Default false. */
   preface?: boolean
+  /** Whether frames without headroom are lent: for an owner that keeps nothing of them. Default false. */
+  lends?: boolean
 }
 
 /**
- * @param bytes one frame's value; the callee's from then on
+ * @param bytes one frame's value: the callee's from then on, unless it is lent; then it is valid until the callee returns
  * @param headroom bytes right before `bytes`, in the same ArrayBuffer, that are the callee's to overwrite
  */
 export type OnFrame = (bytes: Uint8Array, headroom: number) => void
@@ -36,6 +40,7 @@ export class FrameReader {
   /** Frames handed out so far. */
   frames = 0
   readonly #headroom: number
+  readonly #lends: boolean
   readonly #onFrame: OnFrame
   /** Bytes of the preface still to come. */
   #prefaceLeft: number
@@ -53,6 +58,7 @@ export class FrameReader {
   constructor(options: FrameReaderOptions, onFrame: OnFrame) {
     this.frameBytesMax = options.frameBytesMax
     this.#headroom = options.headroom
+    this.#lends = options.lends === true
     this.#prefaceLeft = options.preface === true ? preface.length : 0
     this.#onFrame = onFrame
   }
@@ -87,32 +93,40 @@ export class FrameReader {
   resume(): void {
     this.#paused = false
     this.#guard(() => {
-      while (this.#held.length > 0 && !this.#paused && !this.#stopped) this.#push(this.#held.shift()!)
+      while (this.#held.length > 0 && !this.#paused && !this.#stopped) {
+        const rest = this.#push(this.#held.shift()!)
+        if (rest !== null) this.#held.unshift(rest)
+      }
     })
   }
 
   /**
-   * Takes the next bytes of the stream, which are the reader's from then on. Whatever is thrown, here or by
-   * `onFrame`, ends the reader.
+   * Takes the next bytes of the stream, which are lent until it returns. Whatever is thrown, here or by `onFrame`, ends
+   * the reader.
    * @throws MqError BAD_MAGIC, BAD_FRAME (length 0), FRAME_TOO_LARGE
    */
   push(chunk: Uint8Array): void {
     // What is kept comes first.
-    if (this.#paused || this.#held.length > 0) this.#held.push(chunk)
-    else this.#guard(() => this.#push(chunk))
+    if (this.#paused || this.#held.length > 0) this.#held.push(Uint8Array.from(chunk))
+    else {
+      const rest = this.#guard(() => this.#push(chunk))
+      if (rest !== null) this.#held.push(Uint8Array.from(rest))
+    }
   }
 
-  #guard(read: () => void): void {
+  #guard<T>(read: () => T): T {
     let done = false
     try {
-      read()
+      const result = read()
       done = true
+      return result
     } finally {
       if (!done) this.stop()
     }
   }
 
-  #push(chunk: Uint8Array): void {
+  /** @returns what was not looked at, because of a pause */
+  #push(chunk: Uint8Array): Uint8Array | null {
     let at = 0
     while (this.#prefaceLeft > 0 && at < chunk.length && !this.#stopped) {
       if (chunk[at] !== preface[preface.length - this.#prefaceLeft]) {
@@ -124,7 +138,7 @@ export class FrameReader {
     while (at < chunk.length && !this.#stopped && !this.#paused) {
       at = this.#assembly === null ? this.#begin(chunk, at) : this.#fill(chunk, at)
     }
-    if (at < chunk.length && !this.#stopped) this.#held.unshift(chunk.subarray(at))
+    return at < chunk.length && !this.#stopped ? chunk.subarray(at) : null
   }
 
   /** Reads what there is of a length, and the frame with it if all of it is there. Returns where to go on. */
@@ -152,12 +166,12 @@ export class FrameReader {
     const there = chunk.length - at
     if (there < length) {
       this.#filled = 0
-      this.#assembly = allocate(this.#headroom, Math.min(length, Math.max(firstAllocationBytes, 4 * there)))
+      this.#assembly = this.#allocate(Math.min(length, Math.max(firstAllocationBytes, 4 * there)))
       return at
     }
     this.frames++
-    // Its own length's bytes are spent; those before may belong to the frame before.
-    this.#onFrame(chunk.subarray(at, at + length), at - from)
+    const frame = chunk.subarray(at, at + length)
+    this.#onFrame(this.#lends ? frame : copyOf(frame), 0)
     return at + length
   }
 
@@ -167,8 +181,9 @@ export class FrameReader {
     const filled = this.#filled + taken
     let assembly = this.#assembly!
     if (assembly.length - headroom < filled) {
-      const larger = allocate(headroom, Math.min(this.#length, 4 * filled))
+      const larger = this.#allocate(Math.min(this.#length, 4 * filled))
       larger.set(assembly.subarray(headroom, headroom + this.#filled), headroom)
+      buffers.giveBack(assembly)
       assembly = larger
     }
     assembly.set(
@@ -185,11 +200,21 @@ export class FrameReader {
     }
     return at + taken
   }
+
+  /**
+   * Memory of its own, behind the headroom, not zeroed: every byte that is handed out has been written. A user keeps a
+   * client's for as long as a message.
+   */
+  #allocate(bytes: number): Uint8Array {
+    const length = this.#headroom + bytes
+    return this.#lends ? buffers.take(length) : Buffer.allocUnsafeSlow(length)
+  }
 }
 
-/** Memory of its own, not zeroed: every byte that is handed out has been written, but for the headroom. */
-function allocate(headroom: number, bytes: number): Uint8Array {
-  return Buffer.allocUnsafeSlow(headroom + bytes)
+function copyOf(frame: Uint8Array): Uint8Array {
+  const copy = buffers.carve(frame.length)
+  copy.set(frame)
+  return copy
 }
 
 const packr = new Packr({

@@ -10,15 +10,33 @@
  *   cannot trust it calls `destroy()` after a while.
  * - `destroy()`: at once; nothing more is sent.
  * - Anything else is an error, and `onClose` tells it.
+ *
+ * All sockets read into the same memory, one after the other: a buffer of its own for each read, as `net` makes by default,
+ * costs more to allocate and to collect than the copy that whoever keeps something makes of it.
  */
-import { connect as netConnect, createServer, type Socket as NetSocket } from 'node:net'
+import { connect as netConnect, createServer, Socket as NetSocket, type OnReadOpts } from 'node:net'
 import type { Address, Listener, Network, Socket } from '../env.ts'
-import { InvariantError, MqError } from '../errors.ts'
+import { invariant, InvariantError, MqError } from '../errors.ts'
 
 /** Above this `net` warns and shortens the time-out by itself. */
 const timeoutMsMax = 2 ** 31 - 1
 
 const nothing = () => {}
+
+/** One read takes as much at most. */
+const readBuffer = Buffer.allocUnsafeSlow(256 << 10)
+
+/** What a socket reads, on its way to an owner that comes later than the socket, though before the first read. */
+class Reads {
+  deliver: (bytes: Uint8Array) => void = nothing
+  readonly onread: OnReadOpts = {
+    buffer: readBuffer,
+    callback: (length) => {
+      this.deliver(readBuffer.subarray(0, length))
+      return true
+    },
+  }
+}
 
 /** Sockets with bytes to hand over at the end of this turn. */
 let unflushed: TcpSocket[] = []
@@ -60,12 +78,12 @@ class TcpSocket implements Socket {
   #drainDue = false
   #error: Error | undefined
 
-  constructor(socket: NetSocket) {
+  constructor(socket: NetSocket, reads: Reads) {
     this.#socket = socket
     this.remote = addressText(socket.remoteAddress, socket.remotePort)
-    socket.on('data', (bytes) => {
+    reads.deliver = (bytes) => {
       if (this.#state === 'open') this.onData(bytes)
-    })
+    }
     socket.on('end', () => this.end())
     socket.on('error', (error) => {
       this.#error = error
@@ -182,8 +200,8 @@ export function listenError(error: unknown, address: Address, what = ''): Error 
 
 function listen(address: Address, onSocket: (socket: Socket) => void): Promise<Listener> {
   // allowHalfOpen: else the peer's FIN makes `net` refuse the bytes that this turn has queued.
-  const server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) =>
-    onSocket(new TcpSocket(socket)),
+  const server = createServer({ allowHalfOpen: true, noDelay: true, pauseOnConnect: true }, (accepted) =>
+    onSocket(adopt(accepted)),
   )
   return new Promise((resolve, reject) => {
     server.once('error', (error) => reject(listenError(error, address)))
@@ -204,6 +222,15 @@ function listen(address: Address, onSocket: (socket: Socket) => void): Promise<L
   })
 }
 
+/** A server has no option for `onread`, so what it accepted is put into a socket that was made with it. */
+function adopt(accepted: NetSocket): TcpSocket {
+  const { _handle: handle } = accepted as unknown as { readonly _handle: object | null | undefined }
+  invariant(typeof handle === 'object', 'a socket of net has a handle')
+  const reads = new Reads()
+  const options = { handle, allowHalfOpen: true, onread: reads.onread }
+  return new TcpSocket(new NetSocket(options), reads)
+}
+
 function connect(
   address: Address,
   options: { readonly timeoutMs: number; readonly signal?: AbortSignal | undefined },
@@ -217,7 +244,9 @@ function connect(
 
   if (signal?.aborted) return Promise.reject(aborted())
   return new Promise((resolve, reject) => {
-    const socket = netConnect({ host: address.host, port: address.port, allowHalfOpen: true, noDelay: true })
+    const { host, port } = address
+    const reads = new Reads()
+    const socket = netConnect({ host, port, allowHalfOpen: true, noDelay: true, onread: reads.onread })
     const finish = () => {
       socket.off('connect', onConnect).off('error', onError).off('timeout', onTimeout).setTimeout(0)
       signal?.removeEventListener('abort', onAbort)
@@ -242,7 +271,7 @@ function connect(
     const onConnect = () => {
       finish()
       // Nothing can have been read yet: reading starts in the loop, after the owner's promise callbacks.
-      resolve(new TcpSocket(socket))
+      resolve(new TcpSocket(socket, reads))
     }
     signal?.addEventListener('abort', onAbort)
     socket.on('connect', onConnect).on('error', onError).on('timeout', onTimeout)

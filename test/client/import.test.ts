@@ -72,7 +72,7 @@ test('the client loads its own folder, the wire’s and the leaves that all shar
   )
   t.strictSame(
     own.filter((path) => !/^(client|wire)\//.test(path)),
-    ['errors.js', 'index.js', 'similar-names.js', 'system.js', 'types.js', 'units.js'],
+    ['buffers.js', 'errors.js', 'index.js', 'similar-names.js', 'system.js', 'types.js', 'units.js'],
   )
   t.ok(own.includes('client/client.js'), 'and the client is there')
 })

@@ -4,6 +4,7 @@
  * more. What is called more often for more looks at single messages.
  */
 import t from 'tap'
+import { buffers } from '../../src/buffers.ts'
 import { op } from '../../src/wire/messages.ts'
 import type { MessageAttributes } from '../../src/wire/batch.ts'
 import { callsOf, endCounting } from '../calls.ts'
@@ -19,6 +20,8 @@ import {
 /** Numbers of messages that take the same bytes to write, so that no call differs for that. */
 const fewer = 300
 const more = 900
+// Nor where their memory comes from.
+Object.assign(buffers.options, { smallBytes: 0, largeBytes: 0 })
 
 /** Calls of each function of the product by name, and what passed by on the way. */
 interface Cost {

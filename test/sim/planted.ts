@@ -207,6 +207,18 @@ export const plantedBugs: readonly PlantedBug[] = [
     replace: ``,
   },
   {
+    name: 'memory that a consumer is being sent is given back',
+    file: 'src/storage/entry-cache.ts',
+    find: `    cached.isHandedOut = true`,
+    replace: `    cached.isHandedOut = false`,
+  },
+  {
+    name: 'a batch is kept in memory that was lent',
+    file: 'src/broker/commands.ts',
+    find: `      headroom: headroom === 0 ? 0 : headroom + batch.byteOffset - frame.byteOffset,`,
+    replace: `      headroom: headroom + batch.byteOffset - frame.byteOffset,`,
+  },
+  {
     name: 'a segment is removed with copies in it',
     file: 'src/storage/partition-log.ts',
     find: `    const c = this.copies.findIndex(({ segment }) => segment.name === name)

@@ -255,7 +255,8 @@ async function pong({ network, store }: Env): Promise<void> {
   let count = 0
   let busy = Promise.resolve()
   await network.listen({ host: 'pong', port: 1 }, (socket) => {
-    socket.onData = (bytes) => {
+    socket.onData = (lent) => {
+      const bytes = Uint8Array.from(lent)
       busy = busy.then(async () => {
         count += 1
         await segment.commit([{ key: Uint8Array.of(count >> 8, count), value: bytes }])

@@ -1,5 +1,6 @@
 import { crc32 } from 'node:zlib'
 import t from 'tap'
+import { buffers } from '../../src/buffers.ts'
 import {
   chainStart,
   decodeEntry,
@@ -7,6 +8,7 @@ import {
   entryKind,
   headerBytes,
   logName,
+  parseEntry,
   peekEntry,
   type EntryKind,
 } from '../../src/partition/entry.ts'
@@ -248,3 +250,57 @@ function covers(bytes: Buffer, offset: number): boolean {
   const { base, count } = peekEntry(bytes, 0)
   return offset >= base && offset < base + count
 }
+
+void t.test('memory', async (t) => {
+  /** An entry in memory that was taken. */
+  const taken = (base: number, kind?: EntryKind): Buffer => {
+    const bytes = buffers.take(10_000)
+    bytes.set(entry(base, 10, 10_000, kind))
+    return bytes
+  }
+  /** Whether it has been given back. */
+  const isFree = (bytes: Buffer): boolean => {
+    const again = buffers.take(10_000)
+    if (again.buffer !== bytes.buffer) return false
+    buffers.giveBack(again)
+    return true
+  }
+  const cached = (bytesMax = 1 << 20) => new PartitionEntries(new EntryCache(bytesMax))
+
+  await t.test('is given back at once of what is not kept', async (t) => {
+    const settle = taken(0, 'settle')
+    cached().committed(settle, 0, 10)
+    t.ok(isFree(settle))
+    const batch = taken(0)
+    cached(5000).committed(batch, 0, 10)
+    t.ok(isFree(batch))
+  })
+  await t.test('is given back of what was passed over or had to go, and nobody was given', async (t) => {
+    const partition = cached()
+    const entries = [taken(0), taken(10)]
+    for (const [i, bytes] of entries.entries()) partition.committed(bytes, 10 * i, 10 * i + 10)
+    t.notOk(isFree(entries[0]!))
+    partition.find(10)
+    t.ok(isFree(entries[0]!))
+
+    const small = cached(25_000)
+    const more = [taken(0), taken(10), taken(20)]
+    for (const [i, bytes] of more.entries()) small.committed(bytes, 10 * i, 10 * i + 10)
+    t.ok(isFree(more[2]!))
+  })
+  await t.test('is not given back of what somebody was given', async (t) => {
+    const partition = cached()
+    const [first, second] = [taken(0), taken(10)]
+    partition.committed(first, 0, 10)
+    partition.committed(second, 10, 20)
+    partition.find(5)
+    partition.find(15)
+    partition.find(25)
+    t.notOk(isFree(first))
+    t.notOk(isFree(second))
+    const read = taken(20)
+    partition.read(parseEntry(read))
+    partition.read(parseEntry(taken(30)))
+    t.notOk(isFree(read))
+  })
+})

@@ -63,7 +63,9 @@ t.test('a stream cut at random gives the same frames, and headroom that is free 
       })
       let at = 0
       for (const end of ends) {
-        reader.push(Uint8Array.from(bytes.subarray(at, end)))
+        const chunk = Uint8Array.from(bytes.subarray(at, end))
+        reader.push(chunk)
+        chunk.fill(0xcc)
         at = end
       }
       t.same(kept.map(hex), bodies.map(hex))
@@ -72,21 +74,44 @@ t.test('a stream cut at random gives the same frames, and headroom that is free 
   t.end()
 })
 
-t.test('a frame within a chunk is a view, with the 4 bytes of its length as headroom', (t) => {
-  const chunk = Uint8Array.from(stream(Uint8Array.of(1, 2), Uint8Array.of(3)))
-  const seen: Uint8Array[] = []
-  const reader = new FrameReader({ frameBytesMax, headroom: 64 }, (frame, headroom) => {
-    t.equal(headroom, 4)
-    seen.push(frame)
+t.test('a frame within a chunk is a copy, or lent as a view where that is wanted', (t) => {
+  for (const lends of [false, true]) {
+    const large = new Uint8Array(9000).fill(7)
+    const chunk = Uint8Array.from(stream(Uint8Array.of(1, 2), Uint8Array.of(3), large))
+    const seen: Uint8Array[] = []
+    const reader = new FrameReader({ frameBytesMax, headroom: 64, lends }, (frame, headroom) => {
+      t.equal(headroom, 0)
+      seen.push(frame)
+    })
+    reader.push(chunk)
+    t.same(
+      seen.map((it) => it.buffer === chunk.buffer),
+      [lends, lends, lends],
+    )
+    if (lends) t.equal(seen[0]!.byteOffset, 4)
+    else {
+      chunk.fill(0)
+      t.same(seen.map(hex), [Uint8Array.of(1, 2), Uint8Array.of(3), large].map(hex))
+    }
+  }
+  t.end()
+})
+
+t.test('what a pause holds back is kept, whatever becomes of the chunk', (t) => {
+  const chunk = Uint8Array.from(stream(Uint8Array.of(1), Uint8Array.of(2)))
+  const seen: string[] = []
+  const reader: FrameReader = new FrameReader({ frameBytesMax, headroom: 8, lends: true }, (bytes) => {
+    seen.push(hex(bytes))
+    reader.pause()
   })
   reader.push(chunk)
-  t.same(
-    seen.map((it) => [it.buffer === chunk.buffer, it.byteOffset, it.length]),
-    [
-      [true, 4, 2],
-      [true, 10, 1],
-    ],
-  )
+  chunk.fill(0)
+  const second = Uint8Array.from(stream(Uint8Array.of(3)))
+  reader.push(second)
+  second.fill(0)
+  reader.resume()
+  reader.resume()
+  t.same(seen, ['01', '02', '03'])
   t.end()
 })
 

@@ -17,7 +17,7 @@ function watch(socket: Socket) {
   }
   socket.onData = (bytes) => {
     seen.bytes += bytes.byteLength
-    seen.chunks.push(bytes)
+    seen.chunks.push(Uint8Array.from(bytes))
     changed()
   }
   socket.onDrain = () => {
