@@ -295,6 +295,7 @@ export class Partition implements LeaderSink<ReplyTo>, Checkpointed {
     this.#context.checkpoints.forget(this)
     this.#context.detach(this.#log)
     this.#log.onDurable = () => undefined
+    this.#log.cached.close()
     if (reason !== undefined) this.leader.abandon(reason)
     this.#open = false
   }

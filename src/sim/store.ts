@@ -32,7 +32,7 @@ export type CommitFate = 'good' | 'storage-failed' | 'disk-full' | 'stuck'
  */
 export class SimStore implements Store {
   capacityBytes: number
-  /** No room but what was reserved and given back: commits and new segments reject with DISK_FULL. */
+  /** No room but what was reserved and given back: beyond it, commits and new segments reject with DISK_FULL. */
   full = false
   reservedBytes = 0
   /** Of a reserve that was given back while there was no room: what is left of it. */
@@ -227,7 +227,7 @@ export class AttachedStore implements Store {
     const { store, segments } = this.links
     if (!segments.has(name)) {
       if (!options.create) throw new MqError('STORAGE_FAILED', `there is no segment ${name}`)
-      if (store.full) throw new MqError('DISK_FULL', `no room for segment ${name}`)
+      if (store.full && store.releasedBytes <= 0) throw new MqError('DISK_FULL', `no room for segment ${name}`)
       this.#open.add(name)
       await this.effect('disk', this.latencyMs(), { apply: () => segments.set(name, new SegmentData()) })
     }

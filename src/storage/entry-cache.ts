@@ -164,6 +164,14 @@ export class PartitionEntries {
     return (cached.entry ??= parseEntry(cached.bytes))
   }
 
+  /** Nobody will ask for anything of this partition any more. */
+  close(): void {
+    this.#gapEnd = Infinity
+    this.#dropAll()
+    if (this.#read !== null) this.#cache.remove(this.#read)
+    this.#read = null
+  }
+
   /** @internal There is no room for this one, which is the oldest there is; nor for those behind it, then. */
   forget(oldest: Cached): void {
     if (oldest === this.#read) {
@@ -171,8 +179,12 @@ export class PartitionEntries {
       this.#read = null
       return
     }
-    for (let i = this.#head; i < this.#appended.length; i++) this.#cache.remove(this.#appended[i]!)
     this.#gapEnd = Math.max(this.#gapEnd, this.#appended.at(-1)!.end)
+    this.#dropAll()
+  }
+
+  #dropAll(): void {
+    for (let i = this.#head; i < this.#appended.length; i++) this.#cache.remove(this.#appended[i]!)
     this.#appended = []
     this.#head = 0
   }

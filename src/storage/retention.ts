@@ -5,7 +5,8 @@
  *
  * Two things would keep a segment for little. A partition that has been idle for long has its checkpoint where nothing
  * else is needed any more: it writes another. And a few messages that nobody settles: after a while their batches are
- * copied forward, a little in each round, and the segment goes when the copies are on the disk.
+ * copied forward, a little in each round, and the segment goes when the copies are on the disk. On a full disk that is
+ * what brings it back, so a part of what was reserved is spent on it.
  */
 import type { Clock, Timer } from '../env.ts'
 import { CorruptEntry } from '../partition/entry.ts'
@@ -21,6 +22,8 @@ export interface RetentionOptions {
   copyAfterMs: number
   /** What a commit of the log takes, in bytes. */
   commitBytesMax: number
+  /** Room that is there for what must go on when the disk is full, in bytes. */
+  reserveBytes: number
 }
 
 /** Partitions that are looked at in one turn. */
@@ -35,6 +38,10 @@ const rolledBytesMin = 256 << 10
 const shareMax = 0.25
 /** Bytes that are copied in one round; a batch more, perhaps. */
 const copiedPerRoundBytes = 8 << 20
+/** Of the room for what must go on when the disk is full: what copies may take of it. Acks need it as well. */
+const reserveShare = 0.25
+/** Of a segment that went while the disk was full: what more copies may take of its room. */
+const freedShare = 0.5
 /** Of a commit: the copies that may be in it. Those who send and ack wait for the same disk. */
 const commitShare = 0.25
 
@@ -56,6 +63,8 @@ export class Retention {
   readonly #sparse = new Map<string, number>()
   /** When it was last counted how many messages keep a segment, and what had been appended by then. */
   readonly #counted = new Map<string, { readonly atMs: number; readonly appended: number }>()
+  /** What copies may still take of the room that is left while the disk is full, in bytes. */
+  #bytesWhenFull: number
   /** Segments with messages that can't be read, and so not copied. */
   readonly #rotten = new Set<string>()
 
@@ -65,6 +74,7 @@ export class Retention {
     this.#failed = failed
     this.#clock = clock
     this.#options = options
+    this.#bytesWhenFull = reserveShare * options.reserveBytes
     this.#arm()
   }
 
@@ -87,6 +97,7 @@ export class Retention {
   async #round(): Promise<void> {
     const { appended, segments, isFull } = this.#log
     if (isFull) await this.#rollIfUnneeded()
+    else this.#bytesWhenFull = reserveShare * this.#options.reserveBytes
     if (!this.#isOpen) return
     if (segments.length < 2 || (appended === this.#looked && this.#sparse.size === 0 && !isFull)) return
     this.#looked = appended
@@ -134,6 +145,7 @@ export class Retention {
     if (pinning.length === 0) {
       this.#rotten.delete(name)
       await this.#log.remove(name)
+      if (this.#log.isFull) this.#bytesWhenFull += freedShare * usedBytes
       return
     }
     // Else an idle broker with much state and small segments would write checkpoints for ever, each pushing out the last.
@@ -200,11 +212,12 @@ export class Retention {
     for (const log of [...this.#log.partitions]) {
       for (let at = 0; log.nextHeldIn(name, at, run);) {
         // Those who send and ack go first.
-        if (room.bytes <= 0 || this.#log.backlogged || this.#log.isFull) return
+        if (room.bytes <= 0 || this.#log.backlogged || (this.#log.isFull && this.#bytesWhenFull <= 0)) return
         try {
           const { end, bytes } = log.copy(run.start)
           at = end
           room.bytes -= bytes
+          if (this.#log.isFull) this.#bytesWhenFull -= bytes
           inTurn -= bytes
         } catch (error) {
           if (!(error instanceof CorruptEntry)) throw error

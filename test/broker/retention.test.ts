@@ -185,6 +185,33 @@ void t.test('a few messages that nobody settles are copied, and their segment go
   })
 })
 
+void t.test('on a full disk, too, in a part of what was reserved', async (t) => {
+  const reserveBytes = 40_000
+  const logOptions = { ...options.logOptions, reserveBytes, fullRetryMs: 100 }
+  const bench = await BrokerBench.serving({ ...options, logOptions }, new SimStore())
+  const mq = await bench.connect()
+  const segments = () => bench.broker.measured.segments().length
+  await bench.complete(mq.createQueue('orders', { visibilityTimeoutMs: 3_600_000 }))
+  for (let i = 0; i < 3; i++) {
+    await bench.complete(mq.send('orders', 'stuck'.repeat(100)))
+    await bench.complete(mq.receive('orders'))
+    await work(bench, mq, 'orders', 1)
+  }
+  bench.disk.full = true
+  // What finds it out is taken all the same.
+  await bench.complete(mq.send('orders', 'finds out'))
+  await bench.complete(mq.receive('orders'))
+  t.strictSame(bench.broker.readiness(), ['disk full'])
+  t.ok(segments() >= 4)
+  await bench.world.advance(60_000)
+  t.ok(segments() <= 2, `${segments()} segments`)
+  t.ok(bench.disk.releasedBytes > reserveBytes / 2, `${bench.disk.releasedBytes} bytes are left`)
+  bench.disk.full = false
+  await bench.restart({ ...options, logOptions })
+  const bodies = await bench.complete(mq.receive('orders', { max: 10 }))
+  t.equal(bodies.length, 4)
+})
+
 void t.test('the last that is settled counts, though it was counted shortly before', async (t) => {
   const { bench, mq, segments } = await serving()
   await bench.complete(mq.createQueue('orders', { visibilityTimeoutMs: 3_600_000 }))

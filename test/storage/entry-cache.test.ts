@@ -169,6 +169,20 @@ void t.test('past its bound', async (t) => {
   })
 })
 
+void t.test('of a partition that is closed nothing is kept, nor of what comes late', async (t) => {
+  const cache = new EntryCache(1 << 20)
+  const [closed, other] = [filled(cache, 3), filled(cache, 2)]
+  closed.find(5)
+  closed.read(decodeEntry(orders, entry(90, 10), 0))
+  closed.close()
+  closed.committed(entry(30, 10), 30, 40)
+  t.equal(cache.bytes, 2 * (1000 + overheadBytes))
+  t.strictSame(
+    [closed.find(5), closed.find(35), closed.find(95), other.find(15)?.base],
+    [null, null, null, 10],
+  )
+})
+
 void t.test('memory', async (t) => {
   await t.test('that holds little else is kept as it is', async (t) => {
     const cache = new EntryCache(1 << 20)
@@ -250,6 +264,20 @@ function covers(bytes: Buffer, offset: number): boolean {
   const { base, count } = peekEntry(bytes, 0)
   return offset >= base && offset < base + count
 }
+
+void t.test('of a partition that is closed nothing is kept, nor of what comes late', async (t) => {
+  const cache = new EntryCache(1 << 20)
+  const [closed, other] = [filled(cache, 3), filled(cache, 2)]
+  closed.find(5)
+  closed.read(decodeEntry(orders, entry(90, 10), 0))
+  closed.close()
+  closed.committed(entry(30, 10), 30, 40)
+  t.equal(cache.bytes, 2 * (1000 + overheadBytes))
+  t.strictSame(
+    [closed.find(5), closed.find(35), closed.find(95), other.find(15)?.base],
+    [null, null, null, 10],
+  )
+})
 
 void t.test('memory', async (t) => {
   /** An entry in memory that was taken. */
