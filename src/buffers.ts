@@ -93,4 +93,4 @@ function sizeFor(length: number): number {
 }
 
 /** Of this process. */
-export const buffers = new BufferPool({ smallBytes: 4096, largeBytes: 1 << 20, freeBytesMax: 8 << 20 })
+export const buffers = new BufferPool({ smallBytes: 4096, largeBytes: 2 << 20, freeBytesMax: 8 << 20 })

@@ -1,6 +1,6 @@
 import { BatchBuilder } from '../wire/batch.ts'
 
-/** Builders kept for the next batch. Each holds a slab that several batches share. */
+/** Builders kept for the next batch: they know what to expect of it. */
 const idleMax = 8
 
 /** Batch builders are lent to whoever builds a batch: a client has many queues, and few batches open at once. */

@@ -1,4 +1,5 @@
 /** One batch of messages, from the first to the answer. */
+import { buffers } from '../buffers.ts'
 import type { MqError } from '../errors.ts'
 import type { Offset, PartitionId } from '../types.ts'
 import {
@@ -100,6 +101,10 @@ export class SendBatch implements SequencedWork {
       this.refused(unexpected('SEND', answer.op))
       return
     }
+    // Whoever answers has read all of it: nothing is left in a socket that could still be sent. Of any other end that is
+    // not known, and the memory is the collector's.
+    buffers.giveBack(this.#batch!)
+    this.#batch = null
     const base: Offset = answer.base
     const shared = {
       queue: this.#queue.name,

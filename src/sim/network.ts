@@ -289,8 +289,12 @@ export class Pipe {
   readonly #network: SimNetwork
   readonly #from: End
   readonly #to: End
-  /** What was written and not yet read whole, and what it looked like then. */
+  /** What was written and not yet sent whole, and what it looked like then. */
   readonly #written: { readonly bytes: Uint8Array; readonly hash: number }[] = []
+  /** How much of the first of them has been sent. */
+  #sentOfFirst = 0
+  /** What was sent and not yet read whole: the kernel's copies. */
+  readonly #sent: Uint8Array[] = []
   /** How much of the first of them has been read. */
   #readOfFirst = 0
   readonly #packets: Packet[] = []
@@ -325,7 +329,30 @@ export class Pipe {
     if (bytes === 0) return
     this.bufferedBytes -= bytes
     this.inFlightBytes += bytes
+    this.#copy(bytes)
     this.send('data', bytes)
+  }
+
+  /** The kernel takes the next `length` bytes: what becomes of the writer's memory is nothing to it. */
+  #copy(length: number): void {
+    for (let copied = 0; copied < length;) {
+      const first = this.#written[0]
+      invariant(first !== undefined, 'what is sent was written')
+      const part = Uint8Array.from(
+        first.bytes.subarray(this.#sentOfFirst, this.#sentOfFirst + length - copied),
+      )
+      this.#sent.push(part)
+      copied += part.byteLength
+      this.#sentOfFirst += part.byteLength
+      if (this.#sentOfFirst < first.bytes.byteLength) continue
+      if (hashBytes(first.bytes) !== first.hash) {
+        throw new InvariantError(
+          `${this.#from.host.name} changed bytes after it had written them to ${this.#from.remote}`,
+        )
+      }
+      this.#written.shift()
+      this.#sentOfFirst = 0
+    }
   }
 
   send(kind: Packet['kind'], bytes: number): void {
@@ -357,19 +384,14 @@ export class Pipe {
     const chunk = displacedBytes(length)
     let filled = 0
     while (filled < length) {
-      const first = this.#written[0]
-      invariant(first !== undefined, 'what arrives was written')
-      const part = first.bytes.subarray(this.#readOfFirst, this.#readOfFirst + length - filled)
+      const first = this.#sent[0]
+      invariant(first !== undefined, 'what arrives was sent')
+      const part = first.subarray(this.#readOfFirst, this.#readOfFirst + length - filled)
       chunk.set(part, filled)
       filled += part.byteLength
       this.#readOfFirst += part.byteLength
-      if (this.#readOfFirst === first.bytes.byteLength) {
-        if (hashBytes(first.bytes) !== first.hash) {
-          throw new InvariantError(
-            `${this.#from.host.name} changed bytes after it had written them to ${this.#from.remote}`,
-          )
-        }
-        this.#written.shift()
+      if (this.#readOfFirst === first.byteLength) {
+        this.#sent.shift()
         this.#readOfFirst = 0
       }
     }

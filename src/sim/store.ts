@@ -227,7 +227,8 @@ export class AttachedStore implements Store {
     const { store, segments } = this.links
     if (!segments.has(name)) {
       if (!options.create) throw new MqError('STORAGE_FAILED', `there is no segment ${name}`)
-      if (store.full && store.releasedBytes <= 0) throw new MqError('DISK_FULL', `no room for segment ${name}`)
+      if (store.full && store.releasedBytes <= 0)
+        throw new MqError('DISK_FULL', `no room for segment ${name}`)
       this.#open.add(name)
       await this.effect('disk', this.latencyMs(), { apply: () => segments.set(name, new SegmentData()) })
     }

@@ -8,6 +8,7 @@
 import { Packr } from 'msgpackr/pack'
 import { Unpackr } from 'msgpackr/unpack'
 import { crc32 } from 'node:zlib'
+import { buffers } from '../buffers.ts'
 import { invariant, MqError } from '../errors.ts'
 import { limits } from '../types.ts'
 import { Cursor, utf8Of, Writer } from './cursor.ts'
@@ -479,23 +480,24 @@ function sliceAttributes(out: Writer, view: BatchView, first: number, count: num
 // ---------------------------------------------------------------------------------------------------------------
 // Building
 
-const builderSlabBytes = 256 << 10
 /** Room for a batch's head beside lengths, serializers and attributes. */
 const headBytes = 32
+
+const none = Buffer.alloc(0)
 
 const packr = new Packr({ useRecords: false, variableMapSize: true })
 
 /**
  * Collects messages into batches, one after the other. Bodies are copied once, straight to where they stay: the
  * head is written into room that was left before them, as much as batches have lately needed. A batch's bytes are
- * never written again once `finish` has handed them out.
+ * never written again once `finish` has handed them out; it is alone in its memory, or shares it with small ones, so
+ * that may be given back.
  */
 export class BatchBuilder {
   /** Number of messages added since the last `finish`. */
   count = 0
-  #slab = Buffer.allocUnsafeSlow(builderSlabBytes)
-  /** First byte of the slab that no batch has; the room left for a head lies from here to `#bodiesAt`. */
-  #free = 0
+  /** Of the batch being built; empty before its first message. The room for its head lies before `#bodiesAt`. */
+  #memory: Buffer = none
   #bodiesAt = 0
   #at = 0
   #lengths = new Uint32Array(64)
@@ -510,10 +512,6 @@ export class BatchBuilder {
   /** What batches lately took, so that the next one fits without moving. */
   #headExpected = headBytes + 4 * 64
   #bodiesExpected = 0
-
-  constructor() {
-    this.#reserve()
-  }
 
   /** Bytes that `finish` would yield, or a little more. */
   get byteLength(): number {
@@ -555,11 +553,11 @@ export class BatchBuilder {
     if (typeof body === 'string') {
       // The exact length costs a pass over the text, so short ones do with the most they can take.
       this.#makeRoom(body.length < 1024 ? 3 * body.length : Buffer.byteLength(body))
-      length = this.#slab.write(body, this.#at)
+      length = this.#memory.write(body, this.#at)
     } else {
       length = body.length
       this.#makeRoom(length)
-      this.#slab.set(body, this.#at)
+      this.#memory.set(body, this.#at)
     }
     this.#at += length
     if (i === this.#lengths.length) {
@@ -587,10 +585,10 @@ export class BatchBuilder {
     const lengthsHead = binHeadBytes(4 * count)
     const bodiesHead = binHeadBytes(bodies)
     const head = 2 + serializer.length + lengthsHead + 4 * count + (columns?.length ?? 1) + bodiesHead
-    if (this.#bodiesAt - this.#free < headroomBytes + head) this.#move(headroomBytes + head, bodies, 0)
+    if (this.#bodiesAt < headroomBytes + head) this.#move(headroomBytes + head, bodies, 0)
 
     const start = this.#bodiesAt - head
-    const out = new Writer(this.#slab, start)
+    const out = new Writer(this.#memory, start)
     out.byte(0x95)
     out.byte(batchVersion)
     out.raw(serializer)
@@ -600,7 +598,7 @@ export class BatchBuilder {
     else out.raw(columns)
     out.binHead(bodies)
     invariant(out.at === this.#bodiesAt, 'the head ends where the bodies begin')
-    const batch = this.#slab.subarray(start, this.#at)
+    const batch = this.#memory.subarray(start, this.#at)
 
     // Rise at once, fall slowly: moving bodies costs more than leaving a little room.
     this.#headExpected = Math.max(
@@ -611,7 +609,8 @@ export class BatchBuilder {
       bodies + (bodies >> 3),
       this.#bodiesExpected - (this.#bodiesExpected >> 4),
     )
-    this.#free = this.#at
+    this.#memory = none
+    this.#bodiesAt = this.#at = 0
     this.count = 0
     this.#serializer = null
     this.#serializers = null
@@ -619,33 +618,25 @@ export class BatchBuilder {
     this.#serializersBytes = 0
     this.#columns = null
     this.#attributesBytes = 0
-    this.#reserve()
     return batch
   }
 
-  /** Places the next batch behind the last one, or in a new slab if one like the last would not fit. */
-  #reserve(): void {
-    const expected = this.#headExpected + this.#bodiesExpected
-    if (this.#slab.length - this.#free < expected) {
-      this.#slab = Buffer.allocUnsafeSlow(Math.max(builderSlabBytes, expected))
-      this.#free = 0
-    }
-    this.#bodiesAt = this.#free + Math.min(this.#headExpected, this.#slab.length - this.#free)
-    this.#at = this.#bodiesAt
-  }
-
   #makeRoom(bytes: number): void {
-    if (this.#slab.length - this.#at >= bytes) return
+    if (this.#memory.length - this.#at >= bytes) return
     const bodies = this.#at - this.#bodiesAt
-    this.#move(Math.max(this.#headExpected, this.#head), bodies, Math.max(bytes, 2 * bodies))
+    this.#move(
+      Math.max(this.#headExpected, this.#head),
+      bodies,
+      Math.max(bytes, 2 * bodies, this.#bodiesExpected),
+    )
   }
 
-  /** Moves the batch being built to a slab of its own, with room for `before` bytes and `behind` more of bodies. */
+  /** Moves the batch being built to memory with room for `before` bytes and `behind` more of bodies. */
   #move(before: number, bodies: number, behind: number): void {
-    const slab = Buffer.allocUnsafeSlow(Math.max(builderSlabBytes, before + bodies + behind))
-    slab.set(this.#slab.subarray(this.#bodiesAt, this.#at), before)
-    this.#slab = slab
-    this.#free = 0
+    const memory = buffers.take(before + bodies + behind)
+    memory.set(this.#memory.subarray(this.#bodiesAt, this.#at), before)
+    buffers.giveBack(this.#memory)
+    this.#memory = memory
     this.#bodiesAt = before
     this.#at = before + bodies
   }

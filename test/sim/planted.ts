@@ -207,16 +207,16 @@ export const plantedBugs: readonly PlantedBug[] = [
     replace: ``,
   },
   {
-    name: 'memory that a consumer is being sent is given back',
+    name: 'memory of an entry that is kept in the cache is given back',
     file: 'src/storage/entry-cache.ts',
-    find: `    cached.isHandedOut = true`,
-    replace: `    cached.isHandedOut = false`,
+    find: `    if (cached?.bytes.buffer !== bytes.buffer) buffers.giveBack(bytes)`,
+    replace: `    buffers.giveBack(bytes)`,
   },
   {
-    name: 'a batch is kept in memory that was lent',
-    file: 'src/broker/commands.ts',
-    find: `      headroom: headroom === 0 ? 0 : headroom + batch.byteOffset - frame.byteOffset,`,
-    replace: `      headroom: headroom + batch.byteOffset - frame.byteOffset,`,
+    name: 'a client keeps a frame that was lent to it',
+    file: 'src/wire/frame.ts',
+    find: `    this.#onFrame(this.#lends ? frame : copyOf(frame), 0)`,
+    replace: `    this.#onFrame(frame, 0)`,
   },
   {
     name: 'a segment is removed with copies in it',
