@@ -218,7 +218,8 @@ export class DataDirectory {
 }
 
 const readingOnly = {
-  cache: new EntryCache(0),
+  // It keeps nothing, for however long.
+  cache: new EntryCache(0, { monotonicMs: () => 0 }),
   currentSegment: '',
   enqueue: () => invariant(false, 'a log that is only read'),
 }

@@ -4,8 +4,8 @@
  *
  * An entry is let go as soon as a later one is asked for: what lives shortly costs the garbage collector next to
  * nothing, and what is kept for long is far dearer than a read. For that reason nothing is kept for a reader that has
- * fallen behind either, until it has caught up: when the memory is full, the partition whose entry is the oldest has
- * all of its own let go, so that a backlog costs none.
+ * fallen behind either, until it has caught up: when the memory is full, or an entry has waited for long, the partition
+ * whose entry is the oldest has all of its own let go, so that a backlog costs none.
  *
  * It keeps the very bytes that were appended, which nobody changes any more. Where they are a small part of the memory
  * that holds them, as a small batch is of what a socket read, they are copied: else a kilobyte would keep a whole
@@ -13,10 +13,13 @@
  *
  * What is let go without ever having been handed out is nobody's any more, and its memory is given back.
  */
+import type { Clock } from '../env.ts'
 import { buffers } from '../buffers.ts'
 import { entryKind, parseEntry, type Entry } from '../partition/entry.ts'
 import type { Offset } from '../types.ts'
 
+/** Whoever has not come for an entry by then has fallen behind, in milliseconds. */
+const waitMsMax = 10_000
 /** What an entry costs beside its bytes, roughly. */
 const overheadBytes = 256
 /** Up to this size a copy costs less than what else may be in the same memory. */
@@ -28,6 +31,8 @@ interface Cached {
   readonly end: Offset
   readonly bytes: Buffer
   readonly costBytes: number
+  /** By the monotonic clock. */
+  readonly addedMs: number
   readonly owner: PartitionEntries
   /** Parsed when it is first asked for. */
   entry: Entry | null
@@ -42,12 +47,14 @@ export class EntryCache {
   hits = 0
   misses = 0
   readonly #bytesMax: number
+  readonly #clock: Pick<Clock, 'monotonicMs'>
   #bytes = 0
   #oldest: Cached | null = null
   #newest: Cached | null = null
 
-  constructor(bytesMax: number) {
+  constructor(bytesMax: number, clock: Pick<Clock, 'monotonicMs'>) {
     this.#bytesMax = bytesMax
+    this.#clock = clock
   }
 
   /** Memory that is kept, at most `bytesMax`. */
@@ -71,6 +78,7 @@ export class EntryCache {
       end,
       bytes: kept,
       costBytes,
+      addedMs: this.#clock.monotonicMs(),
       owner,
       entry: null,
       isHandedOut,
@@ -87,6 +95,13 @@ export class EntryCache {
   /** @internal To be called once the owner has what was added: that may be let go too. */
   trim(): void {
     while (this.#bytes > this.#bytesMax) this.#oldest!.owner.forget(this.#oldest!)
+    this.dropLate()
+  }
+
+  /** Lets go of what has waited for too long; to be called now and then, too, while nothing is added. */
+  dropLate(): void {
+    const lateMs = this.#clock.monotonicMs() - waitMsMax
+    while (this.#oldest !== null && this.#oldest.addedMs <= lateMs) this.#oldest.owner.forget(this.#oldest)
   }
 
   /** @internal Its owner has forgotten it, or is about to. */

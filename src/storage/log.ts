@@ -169,7 +169,7 @@ export class SharedLog {
     }
     this.#options = options
     this.#events = events
-    this.cache = new EntryCache(options.cacheBytes)
+    this.cache = new EntryCache(options.cacheBytes, clock)
   }
 
   /** Opens the segments of a locked store, and the first one where there is none. */

@@ -95,7 +95,8 @@ export class Retention {
   }
 
   async #round(): Promise<void> {
-    const { appended, segments, isFull } = this.#log
+    const { appended, segments, isFull, cache } = this.#log
+    cache.dropLate()
     if (isFull) await this.#rollIfUnneeded()
     else this.#bytesWhenFull = reserveShare * this.#options.reserveBytes
     if (!this.#isOpen) return

@@ -17,6 +17,8 @@ import { SeededRandom } from '../../src/sim/random.ts'
 
 const orders = logName('aa'.repeat(16), 0)
 const overheadBytes = 256
+let nowMs = 0
+const clock = { monotonicMs: () => nowMs }
 
 /** An entry of `count` messages in `bytes` bytes; `headroom` is memory that lies before it, and as much behind. */
 function entry(base: number, count: number, bytes = 1000, kind: EntryKind = 'batch', headroom = 96): Buffer {
@@ -49,27 +51,27 @@ function filled(cache: EntryCache, entries: number, count = 10, bytes = 1000): P
 
 void t.test('what was committed', async (t) => {
   await t.test('is found by any of its offsets', async (t) => {
-    const partition = filled(new EntryCache(1 << 20), 20)
+    const partition = filled(new EntryCache(1 << 20, clock), 20)
     const wrong: number[] = []
     for (let offset = 0; offset < 200; offset++)
       if (partition.find(offset)?.base !== offset - (offset % 10)) wrong.push(offset)
     t.strictSame(wrong, [])
   })
   await t.test('is as it was written', async (t) => {
-    const partition = filled(new EntryCache(1 << 20), 3)
+    const partition = filled(new EntryCache(1 << 20, clock), 3)
     const found = partition.find(10)!
     t.match(found, { kind: 'batch', base: 10, count: 10, epoch: 1, timeMs: 5, sequence: 10 })
     t.strictSame(found.bytes, entry(10, 10))
     t.equal(found.payloadCrc, crc32(found.payload))
   })
   await t.test('is not found beyond the last, nor before the first', async (t) => {
-    const partition = new PartitionEntries(new EntryCache(1 << 20))
+    const partition = new PartitionEntries(new EntryCache(1 << 20, clock))
     t.equal(partition.find(0), null)
     partition.committed(entry(5, 2), 5, 7)
     t.strictSame([partition.find(4), partition.find(7)], [null, null])
   })
   await t.test('is kept if it holds messages', async (t) => {
-    const cache = new EntryCache(1 << 20)
+    const cache = new EntryCache(1 << 20, clock)
     const partition = new PartitionEntries(cache)
     partition.committed(entry(0, 1, 1000, 'settle'), 0, 1)
     partition.committed(entry(1, 2), 1, 3)
@@ -77,7 +79,7 @@ void t.test('what was committed', async (t) => {
     t.equal(cache.bytes, 1000 + overheadBytes)
   })
   await t.test('is not mixed with what another partition has at that offset', async (t) => {
-    const cache = new EntryCache(1 << 20)
+    const cache = new EntryCache(1 << 20, clock)
     const [first, second] = [filled(cache, 1, 10), filled(cache, 1, 3)]
     t.strictSame([first.find(2)?.count, second.find(2)?.count], [10, 3])
   })
@@ -86,7 +88,7 @@ void t.test('what was committed', async (t) => {
 void t.test('a reader', async (t) => {
   const costBytes = 1000 + overheadBytes
   await t.test('that goes on leaves nothing behind', async (t) => {
-    const cache = new EntryCache(1 << 20)
+    const cache = new EntryCache(1 << 20, clock)
     const partition = filled(cache, 20)
     partition.find(155)
     t.equal(cache.bytes, 5 * costBytes)
@@ -94,12 +96,12 @@ void t.test('a reader', async (t) => {
     t.equal(partition.find(151)?.base, 150, 'but what it may not have finished')
   })
   await t.test('that asks for what was never kept loses nothing', async (t) => {
-    const partition = filled(new EntryCache(1 << 20), 20)
+    const partition = filled(new EntryCache(1 << 20, clock), 20)
     t.equal(partition.find(200), null)
     t.equal(partition.find(0)?.base, 0)
   })
   await t.test('that has fallen behind is not kept anything for', async (t) => {
-    const cache = new EntryCache(4 * costBytes)
+    const cache = new EntryCache(4 * costBytes, clock)
     const partition = filled(cache, 4)
     t.equal(cache.bytes, 4 * costBytes)
     partition.committed(entry(40, 10), 40, 50)
@@ -109,7 +111,7 @@ void t.test('a reader', async (t) => {
     t.equal(cache.bytes, 0)
   })
   await t.test('that has caught up is kept everything for', async (t) => {
-    const cache = new EntryCache(4 * costBytes)
+    const cache = new EntryCache(4 * costBytes, clock)
     const partition = filled(cache, 20)
     const last = entry(190, 10)
     partition.read(decodeEntry(orders, last, 0))
@@ -120,18 +122,18 @@ void t.test('a reader', async (t) => {
 
 void t.test('what was read from the store', async (t) => {
   await t.test('is found again', async (t) => {
-    const cache = new EntryCache(1 << 20)
+    const cache = new EntryCache(1 << 20, clock)
     const partition = filled(cache, 1)
-    const read = filled(new EntryCache(1 << 20), 8).find(70)!
+    const read = filled(new EntryCache(1 << 20, clock), 8).find(70)!
     t.equal(partition.find(75), null)
     partition.read(read)
     t.equal(partition.find(75)?.base, 70)
     t.equal(partition.find(5)?.base, 0, 'beside what was committed')
   })
   await t.test('is there until another one is', async (t) => {
-    const cache = new EntryCache(1 << 20)
+    const cache = new EntryCache(1 << 20, clock)
     const partition = new PartitionEntries(cache)
-    const source = filled(new EntryCache(1 << 20), 8)
+    const source = filled(new EntryCache(1 << 20, clock), 8)
     for (const offset of [0, 10, 20]) partition.read(source.find(offset)!)
     t.strictSame([partition.find(5), partition.find(15), partition.find(25)?.base], [null, null, 20])
     t.equal(cache.bytes, 1000 + overheadBytes)
@@ -140,7 +142,7 @@ void t.test('what was read from the store', async (t) => {
 
 void t.test('past its bound', async (t) => {
   await t.test('all of the partition that has the oldest goes first', async (t) => {
-    const cache = new EntryCache(4 * (1000 + overheadBytes))
+    const cache = new EntryCache(4 * (1000 + overheadBytes), clock)
     const first = filled(cache, 2)
     const second = filled(cache, 3)
     t.strictSame([first.find(0), first.find(10)], [null, null])
@@ -149,28 +151,58 @@ void t.test('past its bound', async (t) => {
     t.equal(first.find(20), null, 'nothing is kept for its reader until that has caught up')
   })
   await t.test('so does what was read', async (t) => {
-    const cache = new EntryCache(2 * (1000 + overheadBytes))
+    const cache = new EntryCache(2 * (1000 + overheadBytes), clock)
     const partition = new PartitionEntries(cache)
-    partition.read(filled(new EntryCache(1 << 20), 1).find(0)!)
+    partition.read(filled(new EntryCache(1 << 20, clock), 1).find(0)!)
     filled(cache, 2)
     t.equal(partition.find(0), null)
-    t.doesNotThrow(() => partition.read(filled(new EntryCache(1 << 20), 1).find(0)!))
+    t.doesNotThrow(() => partition.read(filled(new EntryCache(1 << 20, clock), 1).find(0)!))
   })
   await t.test('an entry larger than it is not kept, and drives nothing out', async (t) => {
-    const cache = new EntryCache(3000)
+    const cache = new EntryCache(3000, clock)
     const partition = filled(cache, 1)
     partition.committed(entry(10, 1, 5000), 10, 11)
     t.strictSame([partition.find(0)?.base, partition.find(10)], [0, null])
   })
   await t.test('without room nothing is kept', async (t) => {
-    const cache = new EntryCache(0)
+    const cache = new EntryCache(0, clock)
     t.equal(filled(cache, 3).find(0), null)
     t.equal(cache.bytes, 0)
   })
 })
 
+void t.test(
+  'what has waited for ten seconds goes, with all that is behind it in its partition',
+  async (t) => {
+    const cache = new EntryCache(1 << 20, clock)
+    const late = filled(cache, 2)
+    nowMs += 5000
+    late.committed(entry(20, 10), 20, 30)
+    const [early, quiet] = [filled(cache, 2), filled(cache, 1)]
+    nowMs += 4999
+    early.committed(entry(20, 10), 20, 30)
+    t.equal(cache.bytes, 7 * (1000 + overheadBytes))
+    nowMs += 1
+    early.committed(entry(30, 10), 30, 40)
+    t.equal(cache.bytes, 5 * (1000 + overheadBytes))
+    t.strictSame([late.find(5), late.find(25), early.find(35)?.base], [null, null, 30])
+    await t.test('and nothing of it is kept until its reader has caught up', async (t) => {
+      late.committed(entry(30, 10), 30, 40)
+      t.equal(late.find(35), null)
+      late.read(decodeEntry(orders, entry(30, 10), 0))
+      late.committed(entry(40, 10), 40, 50)
+      t.equal(late.find(45)?.base, 40)
+    })
+    await t.test('also while nothing is added', async (t) => {
+      nowMs += 5000
+      cache.dropLate()
+      t.equal(quiet.find(5), null)
+    })
+  },
+)
+
 void t.test('of a partition that is closed nothing is kept, nor of what comes late', async (t) => {
-  const cache = new EntryCache(1 << 20)
+  const cache = new EntryCache(1 << 20, clock)
   const [closed, other] = [filled(cache, 3), filled(cache, 2)]
   closed.find(5)
   closed.read(decodeEntry(orders, entry(90, 10), 0))
@@ -185,7 +217,7 @@ void t.test('of a partition that is closed nothing is kept, nor of what comes la
 
 void t.test('memory', async (t) => {
   await t.test('that holds little else is kept as it is', async (t) => {
-    const cache = new EntryCache(1 << 20)
+    const cache = new EntryCache(1 << 20, clock)
     const partition = new PartitionEntries(cache)
     const bytes = entry(0, 1, 10_000)
     partition.committed(bytes, 0, 1)
@@ -193,13 +225,13 @@ void t.test('memory', async (t) => {
     t.equal(cache.bytes, bytes.buffer.byteLength + overheadBytes, 'and counted whole')
   })
   await t.test('of which an entry is a small part is left', async (t) => {
-    const cache = new EntryCache(1 << 20)
+    const cache = new EntryCache(1 << 20, clock)
     const partition = new PartitionEntries(cache)
     partition.committed(entry(0, 1, 10_000, 'batch', 30_000), 0, 1)
     t.equal(partition.find(0)!.bytes.buffer.byteLength, 10_000)
   })
   await t.test('of a small entry is its own: one that stays keeps nothing that was passed', async (t) => {
-    const cache = new EntryCache(1 << 20)
+    const cache = new EntryCache(1 << 20, clock)
     const quiet = new PartitionEntries(cache)
     const busy = new PartitionEntries(cache)
     for (let i = 0; i < 100; i++) {
@@ -214,7 +246,7 @@ void t.test('memory', async (t) => {
 })
 
 void t.test('hits and misses are counted', async (t) => {
-  const cache = new EntryCache(1 << 20)
+  const cache = new EntryCache(1 << 20, clock)
   const partition = filled(cache, 2)
   for (const offset of [0, 1, 15, 20, 99]) partition.find(offset)
   t.strictSame([cache.hits, cache.misses], [3, 2])
@@ -222,7 +254,7 @@ void t.test('hits and misses are counted', async (t) => {
 
 void t.test('whatever is committed, read and driven out, what is found is right', async (t) => {
   const random = new SeededRandom(7)
-  const cache = new EntryCache(40_000)
+  const cache = new EntryCache(40_000, clock)
   const partitions = Array.from({ length: 3 }, () => new PartitionEntries(cache))
   const ends = [0, 0, 0]
   const written: Buffer[][] = [[], [], []]
@@ -266,7 +298,7 @@ function covers(bytes: Buffer, offset: number): boolean {
 }
 
 void t.test('of a partition that is closed nothing is kept, nor of what comes late', async (t) => {
-  const cache = new EntryCache(1 << 20)
+  const cache = new EntryCache(1 << 20, clock)
   const [closed, other] = [filled(cache, 3), filled(cache, 2)]
   closed.find(5)
   closed.read(decodeEntry(orders, entry(90, 10), 0))
@@ -293,7 +325,7 @@ void t.test('memory', async (t) => {
     buffers.giveBack(again)
     return true
   }
-  const cached = (bytesMax = 1 << 20) => new PartitionEntries(new EntryCache(bytesMax))
+  const cached = (bytesMax = 1 << 20) => new PartitionEntries(new EntryCache(bytesMax, clock))
 
   await t.test('is given back at once of what is not kept', async (t) => {
     const settle = taken(0, 'settle')
