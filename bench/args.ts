@@ -25,6 +25,8 @@ export interface BenchArgs {
   readonly profileDir: string | undefined
   /** Directory for data: on the disk that is to be measured. */
   readonly dir: string | undefined
+  /** Another checkout, built: its streams are measured in turn with ours. */
+  readonly against: string | undefined
   readonly quick: boolean
   /** Messages of W5, of `delayed` and of `unacked`. */
   readonly backlog: number
@@ -45,6 +47,8 @@ export const usage = `Usage: npm run bench -- [options]
   --window LIST     unconfirmed messages at most; the best of a short trial counts; default 256,1000,5000
   --dir DIR         where data goes; default the system's temporary directory
   --profile DIR     write CPU profiles there and print the functions that cost most
+  --against DIR     another checkout, after \`npm run build:all\` in it: its runs of the streams alternate with
+                    these, and a second table says what came of the difference
   --json FILE       write the result there as well
   --quick           a smoke of less than 40 s: one short run of each case at 1 KiB`
 
@@ -62,6 +66,7 @@ export function parseBenchArgs(argv: readonly string[]): BenchArgs | 'help' {
       dir: { type: 'string' },
       profile: { type: 'string' },
       json: { type: 'string' },
+      against: { type: 'string' },
       quick: { type: 'boolean' },
       help: { type: 'boolean', short: 'h' },
     },
@@ -77,6 +82,7 @@ export function parseBenchArgs(argv: readonly string[]): BenchArgs | 'help' {
     jsonFile: values.json,
     profileDir: values.profile,
     dir: values.dir,
+    against: values.against,
     quick,
     backlog: Math.ceil(one('backlog', values.backlog ?? '1000000', 1000, 50_000_000) / 500) * 500,
   }

@@ -13,6 +13,7 @@ import { bodyBytesMin } from './bodies.ts'
 import { buildCommandIfStale, projectRoot } from './broker-process.ts'
 import { batchOf, chooseCases, type Case } from './cases.ts'
 import { summarizeFigures, targetText, valueText, type Figure } from './figures.ts'
+import { compare, measureOf } from './compare.ts'
 import { measure, type Run } from './measure.ts'
 import { availableMemoryBytes, describeMachine } from './proc.ts'
 import { topOfProfiles } from './profile.ts'
@@ -48,15 +49,28 @@ async function bench(args: BenchArgs): Promise<void> {
     }
   }
 
+  const against = args.against === undefined ? null : await measureOf(args.against)
   const runs: Run[] = []
+  const theirs: Run[] = []
   const figures: Figure[] = []
   for (let round = 1; round <= args.repeat; round++) {
     for (const what of cases) {
       const profileDir = args.profileDir === undefined ? undefined : join(args.profileDir, `run-${round}`)
       const window = windows.get(what)!
-      const run = await measure(what, { dir, durationMs: args.durationMs, warmMs, window, profileDir })
-      runs.push(run)
-      say(run, `${round}/${args.repeat}`)
+      const options = { dir, durationMs: args.durationMs, warmMs, window, profileDir }
+      const ourTurn = async (): Promise<void> => {
+        const run = await measure(what, options)
+        runs.push(run)
+        say(run, `${round}/${args.repeat}`)
+      }
+      const theirTurn = async (): Promise<void> => {
+        if (against === null) return
+        const run = await against(what, { ...options, profileDir: undefined })
+        theirs.push(run)
+        say(run, `${round}/${args.repeat} of the other`)
+      }
+      // Whoever is second finds another machine than the first, so they take turns.
+      for (const turn of round % 2 === 1 ? [ourTurn, theirTurn] : [theirTurn, ourTurn]) await turn()
     }
     for await (const figure of measureStates(args, dir, round)) {
       figures.push(figure)
@@ -72,6 +86,7 @@ async function bench(args: BenchArgs): Promise<void> {
     settings: settingsOf({ ...args, warmMs, warmedBytes, batches: args.sizesBytes.map(batchOf) }),
     rows: summarize(cases, runs),
     runs,
+    comparisons: against === null ? [] : compare(cases, runs, theirs),
     figureRows: summarizeFigures(figures),
     figures,
   }

@@ -1,5 +1,6 @@
 /** The result as a table, with the ratios that outlast the machine. */
 import { sizeName, type Case } from './cases.ts'
+import type { Comparison } from './compare.ts'
 import { groupBy, targetText, valueText, type Figure, type FigureRow } from './figures.ts'
 import type { Run } from './measure.ts'
 import type { Machine } from './proc.ts'
@@ -30,6 +31,8 @@ export interface Report {
   readonly settings: Readonly<Record<string, unknown>>
   readonly rows: readonly Row[]
   readonly runs: readonly Run[]
+  /** With another checkout; none unless one was given. */
+  readonly comparisons: readonly Comparison[]
   readonly figureRows: readonly FigureRow[]
   readonly figures: readonly Figure[]
 }
@@ -68,7 +71,14 @@ export function summarize(cases: readonly Case[], runs: readonly Run[]): Row[] {
   return rows
 }
 
-export function renderReport({ machine, startedAt, settings, rows, figureRows }: Report): string {
+export function renderReport({
+  machine,
+  startedAt,
+  settings,
+  rows,
+  comparisons,
+  figureRows,
+}: Report): string {
   const { cores, cpu, memoryBytes, kernel, node } = machine
   const columns: [string, (row: Row) => string][] = [
     ['case', (row) => row.case],
@@ -96,6 +106,7 @@ export function renderReport({ machine, startedAt, settings, rows, figureRows }:
       .map(([name, value]) => `${name} ${Array.isArray(value) ? value.join('/') : String(value)}`)
       .join(', '),
     ...(rows.length > 0 ? ['', ...table(columns, rows), '', ...legend] : []),
+    ...(comparisons.length > 0 ? ['', ...comparisonTable(comparisons)] : []),
     ...(figureRows.length > 0 ? ['', ...figureTable(figureRows)] : []),
   ].join('\n')
 }
@@ -104,6 +115,21 @@ const legend = [
   's/M: CPU seconds for a million messages, of broker (or raw lmdb), producer and consumer. × raw: of raw lmdb in this',
   'run. drain/s: what W1 and W4 sent, received and acked afterwards. others: share of the machine that others used.',
 ]
+
+function comparisonTable(comparisons: readonly Comparison[]): string[] {
+  const ratio = (value: number | null) => value?.toFixed(2) ?? ''
+  return table<Comparison>(
+    [
+      ['for one of the other checkout', (row) => row.case],
+      ['messages/s', (row) => ratio(row.perSecond.median)],
+      ['min – max', ({ perSecond }) => `${ratio(perSecond.min)} – ${ratio(perSecond.max)}`],
+      ['broker CPU', (row) => ratio(row.brokerCpu)],
+      ['producer', (row) => ratio(row.producerCpu)],
+      ['consumer', (row) => ratio(row.consumerCpu)],
+    ],
+    comparisons,
+  )
+}
 
 function figureTable(rows: readonly FigureRow[]): string[] {
   const text = (value: number) => (Number.isFinite(value) ? valueText(value) : 'never')
