@@ -103,8 +103,10 @@ class Stage {
 
   note(row: Row): void {
     this.rows.push(row)
+    const { what, stops, bystander } = row
     console.error(
-      `${row.what}: stop ${ms(row.stops?.longestMs)}, CPU ${ms(row.stops?.longestCpuMs)}, bystander ${ms(row.bystander?.maxMs)}`,
+      `${what}: stop ${ms(stops?.longestMs)}, CPU ${ms(stops?.longestCpuMs)}; ` +
+        `bystander p99.9 ${ms(bystander?.p999Ms)}, at most ${ms(bystander?.maxMs)}`,
     )
   }
 
