@@ -1,14 +1,12 @@
 /**
  * Memory for bytes that come and go by the thousand a second. To V8 each ArrayBuffer is an allocation of its own that it
- * must track, and collects late: garbage of tens of megabytes, and holes between what stays. So what is small shares
- * slabs, and what is large is used again by whoever gives it back; what nobody gives back is collected as ever.
+ * must track, and collects late: garbage of tens of megabytes, and holes between what stays. So what is small comes of
+ * Node's pool, and what is large is used again by whoever gives it back; what nobody gives back is collected as ever.
  */
 import { invariant } from './errors.ts'
 
-const slabBytes = 64 << 10
-
 export interface BufferPoolOptions {
-  /** Up to this size, bytes share a slab, which stays as long as any of them. */
+  /** Below this size, memory is Node's to share among several. */
   smallBytes: number
   /** Above this size, memory is not used again. */
   largeBytes: number
@@ -20,8 +18,6 @@ export class BufferPool {
   readonly options: BufferPoolOptions
   /** Overwrites what is given back, so that whoever still reads it is found out. For tests. */
   wipes = false
-  #slab = Buffer.alloc(0)
-  #slabUsed = 0
   /** By size. */
   readonly #free = new Map<number, ArrayBuffer[]>()
   #freeBytes = 0
@@ -40,7 +36,7 @@ export class BufferPool {
   /** `length` bytes of any content, to be given back if somebody knows when nobody reads them any more. */
   take(length: number): Buffer {
     const { smallBytes, largeBytes } = this.options
-    if (length <= smallBytes) return this.carve(length)
+    if (length < smallBytes) return Buffer.allocUnsafe(length)
     if (length > largeBytes) return Buffer.allocUnsafeSlow(length)
     const size = sizeFor(length)
     let memory = this.#free.get(size)?.pop()
@@ -58,31 +54,24 @@ export class BufferPool {
     if (this.wipes) new Uint8Array(buffer).fill(0xdd)
     const size = buffer.byteLength
     while (this.#freeBytes + size > this.options.freeBytesMax) if (!this.#dropOther(size)) return
-    const free = this.#free.get(size)
-    if (free === undefined) this.#free.set(size, [buffer])
-    else free.push(buffer)
+    const free = this.#free.get(size) ?? []
+    // Those that are taken again and again are empty now and then, and come to stand behind those that are not.
+    if (free.length === 0) {
+      this.#free.delete(size)
+      this.#free.set(size, free)
+    }
+    free.push(buffer)
     this.#freeBytes += size
   }
 
   /** Sizes that are no longer asked for must not keep the others out. */
   #dropOther(size: number): boolean {
     for (const [other, free] of this.#free) {
-      if (other === size) continue
-      this.#free.delete(other)
-      this.#freeBytes -= other * free.length
+      if (other === size || free.pop() === undefined) continue
+      this.#freeBytes -= other
       return true
     }
     return false
-  }
-
-  /** `length` bytes of any content, which may share a slab. */
-  carve(length: number): Buffer {
-    if (length > slabBytes >> 3) return Buffer.allocUnsafeSlow(length)
-    if (this.#slab.length - this.#slabUsed < length) {
-      this.#slab = Buffer.allocUnsafeSlow(slabBytes)
-      this.#slabUsed = 0
-    }
-    return this.#slab.subarray(this.#slabUsed, (this.#slabUsed += length))
   }
 }
 

@@ -15,7 +15,7 @@ import { errorOf, type Answer, type Request } from './session.ts'
 /** One request of a sequence, as its maker sees it. */
 export interface SequencedWork {
   encode(id: RequestId, as: Sequenced): readonly Uint8Array[]
-  answered(answer: Answer): void
+  answered(answer: Answer, hasLeft: boolean): void
   /** Refused for good; `error.outcome` says what is known. */
   refused(error: MqError): void
 }
@@ -186,10 +186,10 @@ class SequencedRequest implements Request {
     return true
   }
 
-  answered(answer: Answer): boolean {
+  answered(answer: Answer, hasLeft: boolean): boolean {
     if (answer.op !== 'error') {
       this.#channel.ended(this)
-      this.#work.answered(answer)
+      this.#work.answered(answer, hasLeft)
       this.#channel.flush()
       return false
     }

@@ -96,14 +96,13 @@ export class SendBatch implements SequencedWork {
     })
   }
 
-  answered(answer: Answer): void {
+  answered(answer: Answer, hasLeft: boolean): void {
     if (answer.op !== 'sent') {
       this.refused(unexpected('SEND', answer.op))
       return
     }
-    // Whoever answers has read all of it: nothing is left in a socket that could still be sent. Of any other end that is
-    // not known, and the memory is the collector's.
-    buffers.giveBack(this.#batch!)
+    // Otherwise it may still lie in a socket, and what is written there next would go to this broker.
+    if (hasLeft) buffers.giveBack(this.#batch!)
     this.#batch = null
     const base: Offset = answer.base
     const shared = {

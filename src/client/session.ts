@@ -36,9 +36,10 @@ export interface Request {
   encode(id: RequestId): readonly Uint8Array[]
   /**
    * Its answer, during which it still stands in the table.
+   * @param hasLeft what `encode` gave is no longer in any queue of ours: an honest peer can't have answered before
    * @returns whether it keeps its place there, to be asked again: by `resume`, or on the next connection
    */
-  answered(answer: Answer): boolean
+  answered(answer: Answer, hasLeft: boolean): boolean
   /** Deliveries came for it, and it stands on: of a subscription. */
   pushed?(deliveries: Delivery[]): void
   /**
@@ -52,6 +53,8 @@ interface Entry {
   readonly request: Request
   /** Number of the connection it was last put on; 0: none. */
   writtenOn: number
+  /** What that connection had been given to send, with it. */
+  sentBytes: number
 }
 
 export interface SessionOptions {
@@ -152,7 +155,7 @@ export class Session {
   /** Puts a request into the table, and on the connection as soon as one takes it. */
   start(request: Request): RequestId {
     const id = this.#takeId()
-    const entry: Entry = { request, writtenOn: 0 }
+    const entry: Entry = { request, writtenOn: 0, sentBytes: 0 }
     this.#table.set(id, entry)
     if (this.#state === 'ready') this.#write(id, entry)
     return id
@@ -224,7 +227,9 @@ export class Session {
     for (const chunk of chunks) bytes += chunk.length
     const { frameBytesMax } = this.#limits
     if (bytes <= frameBytesMax) {
-      this.#connection!.send(...chunks)
+      const connection = this.#connection!
+      connection.send(...chunks)
+      entry.sentBytes = connection.sentBytes
       return
     }
     // The broker would end the connection, and that of each attempt to send it again.
@@ -241,7 +246,9 @@ export class Session {
 
   #answer(id: RequestId, entry: Entry, answer: Answer): void {
     entry.writtenOn = 0
-    if (!entry.request.answered(answer)) this.#table.delete(id)
+    const { sentBytes, bufferedBytes } = this.#connection!
+    const hasLeft = entry.sentBytes <= sentBytes - bufferedBytes
+    if (!entry.request.answered(answer, hasLeft)) this.#table.delete(id)
   }
 
   // -------------------------------------------------------------------------------------------------------------

@@ -154,14 +154,16 @@ export class PartitionEntries {
     if (cached !== null) {
       this.#appended.push(cached)
       this.#cache.trim()
-    } else if (bytes[13] === entryKind.batch) this.#gapEnd = end
+    } else if (bytes[13] === entryKind.batch) this.#gapEnd = Math.max(this.#gapEnd, end)
   }
 
   /** An entry was read from the store, and verified. */
   read(entry: Entry): void {
     if (this.#read !== null) this.#cache.remove(this.#read)
+    this.#read = null
     const end = entry.base + entry.count
     this.#readEnd = Math.max(this.#readEnd, end)
+    if (this.#gapEnd === Infinity) return
     this.#read = this.#cache.add(this, entry.bytes, entry.base, end, true)
     this.#cache.trim()
   }

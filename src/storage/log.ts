@@ -134,6 +134,7 @@ export class SharedLog {
   #mode: 'idle' | 'scheduled' | 'committing' | 'failed' | 'closed' = 'idle'
   #full = false
   #hasReserve = false
+  #reservesGiven = 0
   #isRollWanted = false
   /** A commit waits for room. */
   #isBlocked = false
@@ -148,7 +149,7 @@ export class SharedLog {
   #removing: Promise<void> = Promise.resolve()
   #sealing: Promise<void> = Promise.resolve()
   /** Resolved once `#durable` ≥ `after`, which never decreases along the list. */
-  #flushing: { after: number; resolve: () => void }[] = []
+  #flushing: { after: number; orFull: boolean; resolve: () => void }[] = []
 
   private constructor(
     store: Store,
@@ -233,6 +234,16 @@ export class SharedLog {
 
   get isFull(): boolean {
     return this.#full
+  }
+
+  /** Not even what was reserved is left. */
+  get isBlocked(): boolean {
+    return this.#isBlocked
+  }
+
+  /** How often the reserve was given for what must go on. */
+  get reservesGiven(): number {
+    return this.#reservesGiven
   }
 
   /**
@@ -391,10 +402,13 @@ export class SharedLog {
     this.#isRollWanted = true
   }
 
-  /** Resolves once all that was appended before is on disk, whatever comes after it; never, if the disk failed. */
-  flushed(): Promise<void> {
-    if (this.#durable === this.#appended) return Promise.resolve()
-    return new Promise((resolve) => this.#flushing.push({ after: this.#appended, resolve }))
+  /**
+   * Resolves once all that was appended before is on disk, whatever comes after it; never, if the disk failed.
+   * @param orFull or once the disk is full, and that may take until somebody makes room
+   */
+  flushed(orFull = false): Promise<void> {
+    if (this.#durable === this.#appended || (orFull && this.#full)) return Promise.resolve()
+    return new Promise((resolve) => this.#flushing.push({ after: this.#appended, orFull, resolve }))
   }
 
   /** Closes the segments. What is queued and not yet on disk is lost, as it was never told: call `flushed` first. */
@@ -477,6 +491,7 @@ export class SharedLog {
   async giveReserve(): Promise<boolean> {
     if (!this.#hasReserve) return false
     this.#hasReserve = false
+    this.#reservesGiven++
     this.#setFull(true)
     try {
       await this.#store.release()
@@ -611,6 +626,9 @@ export class SharedLog {
     if (this.#full === full) return
     this.#full = full
     this.#events.full(full)
+    if (!full) return
+    for (const { orFull, resolve } of this.#flushing) if (orFull) resolve()
+    this.#flushing = this.#flushing.filter(({ orFull }) => !orFull)
   }
 
   #fail(error: MqError): void {

@@ -64,7 +64,9 @@ export class Retention {
   /** When it was last counted how many messages keep a segment, and what had been appended by then. */
   readonly #counted = new Map<string, { readonly atMs: number; readonly appended: number }>()
   /** What copies may still take of the room that is left while the disk is full, in bytes. */
-  #bytesWhenFull: number
+  #bytesWhenFull = 0
+  /** Reserves that were given until then. */
+  #reservesGiven = 0
   /** Segments with messages that can't be read, and so not copied. */
   readonly #rotten = new Set<string>()
 
@@ -74,7 +76,6 @@ export class Retention {
     this.#failed = failed
     this.#clock = clock
     this.#options = options
-    this.#bytesWhenFull = reserveShare * options.reserveBytes
     this.#arm()
   }
 
@@ -97,17 +98,32 @@ export class Retention {
   async #round(): Promise<void> {
     const { appended, segments, isFull, cache } = this.#log
     cache.dropLate()
+    this.#grant()
     if (isFull) await this.#rollIfUnneeded()
-    else this.#bytesWhenFull = reserveShare * this.#options.reserveBytes
     if (!this.#isOpen) return
     if (segments.length < 2 || (appended === this.#looked && this.#sparse.size === 0 && !isFull)) return
     this.#looked = appended
     const room: Room = { checkpoints: checkpointsPerRoundMax, bytes: copiedPerRoundBytes }
+    const held: string[] = []
     // The last one is written to.
     for (const { name, usedBytes } of segments.slice(0, -1)) {
-      await this.#look(name, usedBytes, room)
+      if ((await this.#look(name, usedBytes, room)) === 'held') held.push(name)
       if (!this.#isOpen) return
     }
+    // What can go has gone: on a full disk there may be room for copies only now.
+    for (const name of held) {
+      if (await this.#isSparse(name)) await this.#copy(name, room)
+      if (!this.#isOpen) return
+    }
+  }
+
+  /** On a full disk, copies have a part of a reserve that was given, and of what they free: nothing says what else is left. */
+  #grant(): void {
+    const { isFull, reservesGiven } = this.#log
+    if (!isFull) this.#bytesWhenFull = 0
+    if (reservesGiven === this.#reservesGiven) return
+    this.#reservesGiven = reservesGiven
+    if (isFull) this.#bytesWhenFull = reserveShare * this.#options.reserveBytes
   }
 
   /** On a full disk the segment that is written to may be all there is to give back. */
@@ -126,7 +142,8 @@ export class Retention {
     some.askCheckpoint()
   }
 
-  async #look(name: string, usedBytes: number, room: Room): Promise<void> {
+  /** @returns 'held': there are messages in it that are to be kept */
+  async #look(name: string, usedBytes: number, room: Room): Promise<'held' | void> {
     const pinning: PartitionLog[] = []
     let isHeld = false
     for await (const log of this.#partitions()) {
@@ -137,10 +154,7 @@ export class Retention {
       if (need === 'start') pinning.push(log)
     }
     if (!this.#isOpen) return
-    if (isHeld) {
-      if (await this.#isSparse(name)) await this.#copy(name, room)
-      return
-    }
+    if (isHeld) return 'held'
     this.#sparse.delete(name)
     this.#counted.delete(name)
     if (pinning.length === 0) {
@@ -213,7 +227,8 @@ export class Retention {
     for (const log of [...this.#log.partitions]) {
       for (let at = 0; log.nextHeldIn(name, at, run);) {
         // Those who send and ack go first.
-        if (room.bytes <= 0 || this.#log.backlogged || (this.#log.isFull && this.#bytesWhenFull <= 0)) return
+        if (room.bytes <= 0 || this.#log.backlogged) return
+        if (this.#log.isFull && (this.#log.isBlocked || this.#bytesWhenFull <= 0)) return
         try {
           const { end, bytes } = log.copy(run.start)
           at = end
@@ -228,11 +243,12 @@ export class Retention {
         }
         if (inTurn > 0) continue
         inTurn = commitShare * this.#options.commitBytesMax
-        await this.#log.flushed()
-        if (!this.#isOpen) return
+        await this.#log.flushed(true)
+        // On a full disk nobody knows when that is: the rest is for the next round.
+        if (!this.#isOpen || this.#log.isFull) return
       }
     }
-    await this.#log.flushed()
+    await this.#log.flushed(true)
     // Whether all of it is elsewhere now shows when it is next looked at; what is not, is copied then.
     this.#looked = -1
   }

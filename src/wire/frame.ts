@@ -171,7 +171,7 @@ export class FrameReader {
     }
     this.frames++
     const frame = chunk.subarray(at, at + length)
-    this.#onFrame(this.#lends ? frame : copyOf(frame), 0)
+    this.#onFrame(this.#lends ? frame : Buffer.from(frame), 0)
     return at + length
   }
 
@@ -209,12 +209,6 @@ export class FrameReader {
     const length = this.#headroom + bytes
     return this.#lends ? buffers.take(length) : Buffer.allocUnsafeSlow(length)
   }
-}
-
-function copyOf(frame: Uint8Array): Uint8Array {
-  const copy = buffers.carve(frame.length)
-  copy.set(frame)
-  return copy
 }
 
 const packr = new Packr({

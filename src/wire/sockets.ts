@@ -24,7 +24,7 @@ const timeoutMsMax = 2 ** 31 - 1
 const nothing = () => {}
 
 /** One read takes as much at most. */
-const readBuffer = Buffer.allocUnsafeSlow(256 << 10)
+const readBuffer = Buffer.allocUnsafeSlow(64 << 10)
 
 /** What a socket reads, on its way to an owner that comes later than the socket, though before the first read. */
 class Reads {
@@ -225,7 +225,7 @@ function listen(address: Address, onSocket: (socket: Socket) => void): Promise<L
 /** A server has no option for `onread`, so what it accepted is put into a socket that was made with it. */
 function adopt(accepted: NetSocket): TcpSocket {
   const { _handle: handle } = accepted as unknown as { readonly _handle: object | null | undefined }
-  invariant(typeof handle === 'object', 'a socket of net has a handle')
+  invariant(typeof handle === 'object' && handle !== null, 'a socket of net has a handle')
   const reads = new Reads()
   const options = { handle, allowHalfOpen: true, onread: reads.onread }
   return new TcpSocket(new NetSocket(options), reads)

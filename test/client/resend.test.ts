@@ -1,5 +1,6 @@
 /** What a client sends again: after a lost connection, and after the refusals that it answers by itself. */
 import { test } from 'tap'
+import { buffers } from '../../src/buffers.ts'
 import { delivery, queueIdOf, stage, verdict, watch } from './scripted-server.ts'
 
 /** A client whose queue is known, so that what follows goes at once. */
@@ -289,4 +290,32 @@ test('a receive asks the next connection only for the rest of its wait', async (
   const waits = server.all('receive').map((frame) => frame.waitMs)
   t.equal(waits[0], 10_000)
   t.ok(waits[1]! <= 6000 && waits[1]! > 5500, `${waits[1]} ms`)
+})
+
+test('a batch that is answered before it has left keeps its memory: what is next in it is another’s', async (t) => {
+  const { mq, server, settle } = await warm()
+  buffers.wipes = true
+  t.teardown(() => (buffers.wipes = false))
+  let firstId = 0
+  server.on.send = (frame, line) => {
+    firstId = frame.id
+    line.pause()
+  }
+  void mq.send('q', 'first').catch(() => undefined)
+  await settle()
+  delete server.on.send
+  const bodies = ['a', 'b', 'c'].map((letter) => letter.repeat(200_000))
+  const sent: unknown[] = []
+  for (const body of bodies) {
+    void mq.send('q', body).then((receipt) => sent.push(receipt.duplicate))
+    await settle()
+  }
+  for (let id = firstId + 1; id <= firstId + 3; id++) {
+    server.line.send({ op: 'sent', id, epoch: 1, base: id, duplicate: false, confirm: 0, storage: 0 })
+  }
+  await settle()
+  t.strictSame(sent, [false, false, false])
+  server.line.resume()
+  await settle()
+  t.ok(server.taken[0]!.slice(-3).join() === bodies.join(), 'and they come as they were sent')
 })

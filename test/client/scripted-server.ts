@@ -135,6 +135,15 @@ export class Line {
     })
   }
 
+  /** Reads nothing until `resume`. */
+  pause(): void {
+    this.#connection.pause()
+  }
+
+  resume(): void {
+    this.#connection.resume()
+  }
+
   /** Ends the stream in order, after what was said. */
   end(): void {
     this.#connection.end()

@@ -208,6 +208,8 @@ void t.test('of a partition that is closed nothing is kept, nor of what comes la
   closed.read(decodeEntry(orders, entry(90, 10), 0))
   closed.close()
   closed.committed(entry(30, 10), 30, 40)
+  closed.read(decodeEntry(orders, entry(30, 10), 0))
+  closed.committed(entry(40, 10), 40, 50)
   t.equal(cache.bytes, 2 * (1000 + overheadBytes))
   t.strictSame(
     [closed.find(5), closed.find(35), closed.find(95), other.find(15)?.base],
@@ -304,6 +306,8 @@ void t.test('of a partition that is closed nothing is kept, nor of what comes la
   closed.read(decodeEntry(orders, entry(90, 10), 0))
   closed.close()
   closed.committed(entry(30, 10), 30, 40)
+  closed.read(decodeEntry(orders, entry(30, 10), 0))
+  closed.committed(entry(40, 10), 40, 50)
   t.equal(cache.bytes, 2 * (1000 + overheadBytes))
   t.strictSame(
     [closed.find(5), closed.find(35), closed.find(95), other.find(15)?.base],

@@ -248,6 +248,39 @@ void t.test('what is appended', async (t) => {
   })
 })
 
+void t.test('who waits until it is on the disk, or the disk is full,', async (t) => {
+  const disk = await Disk.open({ reserveBytes: 100, fullRetryMs: 100 })
+  const waited: string[] = []
+  const wait = (): void => {
+    void disk.log.flushed().then(() => waited.push('flushed'))
+    void disk.log.flushed(true).then(() => waited.push('flushed or full'))
+  }
+  const writer = disk.partition()
+  writer.batch(2)
+  wait()
+  await disk.advance(commitMs + 1)
+  await t.test('waits for the first', (t) => {
+    t.strictSame(waited.splice(0), ['flushed', 'flushed or full'])
+    t.end()
+  })
+  await t.test('or the second', async (t) => {
+    disk.store.full = true
+    writer.batch(2)
+    wait()
+    await disk.advance(3 * commitMs)
+    t.strictSame(waited.splice(0), ['flushed or full'])
+    t.ok(disk.log.isBlocked)
+    t.equal(disk.log.reservesGiven, 1)
+    wait()
+    await disk.advance(1)
+    t.strictSame(waited.splice(0), ['flushed or full'], 'at once, while it is')
+    disk.store.full = false
+    await disk.advance(1000)
+    t.strictSame(waited, ['flushed', 'flushed'])
+    t.notOk(disk.log.isBlocked)
+  })
+})
+
 void t.test('a group', async (t) => {
   await t.test('holds everything of one turn', async (t) => {
     const disk = await Disk.open()
