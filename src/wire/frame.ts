@@ -171,7 +171,8 @@ export class FrameReader {
     }
     this.frames++
     const frame = chunk.subarray(at, at + length)
-    this.#onFrame(this.#lends ? frame : Buffer.from(frame), 0)
+    // In memory of its own: users keep messages, and may transfer what holds them.
+    this.#onFrame(this.#lends ? frame : Uint8Array.prototype.slice.call(frame), 0)
     return at + length
   }
 

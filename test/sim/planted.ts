@@ -215,7 +215,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: 'a client keeps a frame that was lent to it',
     file: 'src/wire/frame.ts',
-    find: `    this.#onFrame(this.#lends ? frame : Buffer.from(frame), 0)`,
+    find: `    this.#onFrame(this.#lends ? frame : Uint8Array.prototype.slice.call(frame), 0)`,
     replace: `    this.#onFrame(frame, 0)`,
   },
   {
