@@ -185,7 +185,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: 'a checkpoint under way has what came after it was begun',
-    from: 215,
+    from: 50455,
     file: 'src/partition/range-map.ts',
     find: `    if (chunk.generation === this.#generation) return chunk
 `,
