@@ -12,8 +12,8 @@ import { backlogModes, measureBacklog } from './backlog.ts'
 import { bodyBytesMin } from './bodies.ts'
 import { buildCommandIfStale, projectRoot } from './broker-process.ts'
 import { batchOf, chooseCases, type Case } from './cases.ts'
-import { summarizeFigures, targetText, valueText, type Figure } from './figures.ts'
 import { compare, measureOf } from './compare.ts'
+import { summarizeFigures, targetText, valueText, type Figure } from './figures.ts'
 import { measure, type Run } from './measure.ts'
 import { availableMemoryBytes, describeMachine } from './proc.ts'
 import { topOfProfiles } from './profile.ts'
@@ -25,6 +25,7 @@ import type { WarmSteps } from './warm.ts'
 const warmedBytesMax = 8 * 2 ** 30
 
 async function bench(args: BenchArgs): Promise<void> {
+  const against = args.against === undefined ? null : await measureOf(args.against)
   buildCommandIfStale()
   const startedAt = new Date().toISOString()
   const dir = makeDataDir(args.dir ?? tmpdir())
@@ -49,7 +50,6 @@ async function bench(args: BenchArgs): Promise<void> {
     }
   }
 
-  const against = args.against === undefined ? null : await measureOf(args.against)
   const runs: Run[] = []
   const theirs: Run[] = []
   const figures: Figure[] = []
@@ -63,14 +63,14 @@ async function bench(args: BenchArgs): Promise<void> {
         runs.push(run)
         say(run, `${round}/${args.repeat}`)
       }
-      const theirTurn = async (): Promise<void> => {
-        if (against === null) return
+      // Whoever is second finds another machine than the first, so they take turns.
+      if (round % 2 === 1) await ourTurn()
+      if (against !== null) {
         const run = await against(what, { ...options, profileDir: undefined })
         theirs.push(run)
         say(run, `${round}/${args.repeat} of the other`)
       }
-      // Whoever is second finds another machine than the first, so they take turns.
-      for (const turn of round % 2 === 1 ? [ourTurn, theirTurn] : [theirTurn, ourTurn]) await turn()
+      if (round % 2 === 0) await ourTurn()
     }
     for await (const figure of measureStates(args, dir, round)) {
       figures.push(figure)

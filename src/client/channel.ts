@@ -15,6 +15,7 @@ import { errorOf, type Answer, type Request } from './session.ts'
 /** One request of a sequence, as its maker sees it. */
 export interface SequencedWork {
   encode(id: RequestId, as: Sequenced): readonly Uint8Array[]
+  /** @param hasLeft as of `Request` */
   answered(answer: Answer, hasLeft: boolean): void
   /** Refused for good; `error.outcome` says what is known. */
   refused(error: MqError): void

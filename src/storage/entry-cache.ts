@@ -8,8 +8,7 @@
  * whose entry is the oldest has all of its own let go, so that a backlog costs none.
  *
  * It keeps the very bytes that were appended, which nobody changes any more. Where they are a small part of the memory
- * that holds them, as a small batch is of what a socket read, they are copied: else a kilobyte would keep a whole
- * slab.
+ * that holds them, as a small batch is of a pool, they are copied: else they would keep all of it.
  *
  * What is let go without ever having been handed out is nobody's any more, and its memory is given back.
  */
@@ -117,8 +116,8 @@ export class EntryCache {
 }
 
 /**
- * The bytes, without much else in the same memory. No slabs: one entry of a quiet partition would keep a slab whose
- * other entries have long been passed.
+ * The bytes, without much else in the same memory. No pool: one entry of a quiet partition would keep the memory of
+ * others that have long been passed.
  */
 function ownBytes(bytes: Uint8Array): Buffer {
   const { length } = bytes
@@ -159,8 +158,7 @@ export class PartitionEntries {
 
   /** An entry was read from the store, and verified. */
   read(entry: Entry): void {
-    if (this.#read !== null) this.#cache.remove(this.#read)
-    this.#read = null
+    this.#dropRead()
     const end = entry.base + entry.count
     this.#readEnd = Math.max(this.#readEnd, end)
     if (this.#gapEnd === Infinity) return
@@ -184,23 +182,23 @@ export class PartitionEntries {
   /** Nobody will ask for anything of this partition any more. */
   close(): void {
     this.#gapEnd = Infinity
-    this.#dropAll()
-    if (this.#read !== null) this.#cache.remove(this.#read)
-    this.#read = null
+    this.#dropAppended()
+    this.#dropRead()
   }
 
   /** @internal There is no room for this one, which is the oldest there is; nor for those behind it, then. */
   forget(oldest: Cached): void {
-    if (oldest === this.#read) {
-      this.#cache.remove(oldest)
-      this.#read = null
-      return
-    }
+    if (oldest === this.#read) return this.#dropRead()
     this.#gapEnd = Math.max(this.#gapEnd, this.#appended.at(-1)!.end)
-    this.#dropAll()
+    this.#dropAppended()
   }
 
-  #dropAll(): void {
+  #dropRead(): void {
+    if (this.#read !== null) this.#cache.remove(this.#read)
+    this.#read = null
+  }
+
+  #dropAppended(): void {
     for (let i = this.#head; i < this.#appended.length; i++) this.#cache.remove(this.#appended[i]!)
     this.#appended = []
     this.#head = 0

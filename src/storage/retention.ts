@@ -107,7 +107,7 @@ export class Retention {
     const held: string[] = []
     // The last one is written to.
     for (const { name, usedBytes } of segments.slice(0, -1)) {
-      if ((await this.#look(name, usedBytes, room)) === 'held') held.push(name)
+      if (await this.#look(name, usedBytes, room)) held.push(name)
       if (!this.#isOpen) return
     }
     // What can go has gone: on a full disk there may be room for copies only now.
@@ -142,35 +142,33 @@ export class Retention {
     some.askCheckpoint()
   }
 
-  /** @returns 'held': there are messages in it that are to be kept */
-  async #look(name: string, usedBytes: number, room: Room): Promise<'held' | void> {
+  /** Removes a segment that can go, or sees to it that it can. @returns whether messages in it are to be kept */
+  async #look(name: string, usedBytes: number, room: Room): Promise<boolean> {
     const pinning: PartitionLog[] = []
-    let isHeld = false
     for await (const log of this.#partitions()) {
       const need = log.needs(name)
-      if (need === 'all') return
-      isHeld = need === 'messages'
-      if (isHeld) break
+      if (need === 'all') return false
+      if (need === 'messages') return true
       if (need === 'start') pinning.push(log)
     }
-    if (!this.#isOpen) return
-    if (isHeld) return 'held'
+    if (!this.#isOpen) return false
     this.#sparse.delete(name)
     this.#counted.delete(name)
     if (pinning.length === 0) {
       this.#rotten.delete(name)
       await this.#log.remove(name)
       if (this.#log.isFull) this.#bytesWhenFull += freedShare * usedBytes
-      return
+      return false
     }
     // Else an idle broker with much state and small segments would write checkpoints for ever, each pushing out the last.
     let bytes = 0
     for (const { checkpointed } of pinning) bytes += checkpointed?.bytes ?? 0
-    if (bytes > shareMax * usedBytes) return
+    if (bytes > shareMax * usedBytes) return false
     for (const log of pinning) {
       if (log.checkpointsUnderWay > 0 || room.checkpoints-- <= 0) continue
       log.askCheckpoint()
     }
+    return false
   }
 
   /** All of them, and others are served in between. */

@@ -201,22 +201,6 @@ void t.test(
   },
 )
 
-void t.test('of a partition that is closed nothing is kept, nor of what comes late', async (t) => {
-  const cache = new EntryCache(1 << 20, clock)
-  const [closed, other] = [filled(cache, 3), filled(cache, 2)]
-  closed.find(5)
-  closed.read(decodeEntry(orders, entry(90, 10), 0))
-  closed.close()
-  closed.committed(entry(30, 10), 30, 40)
-  closed.read(decodeEntry(orders, entry(30, 10), 0))
-  closed.committed(entry(40, 10), 40, 50)
-  t.equal(cache.bytes, 2 * (1000 + overheadBytes))
-  t.strictSame(
-    [closed.find(5), closed.find(35), closed.find(95), other.find(15)?.base],
-    [null, null, null, 10],
-  )
-})
-
 void t.test('memory', async (t) => {
   await t.test('that holds little else is kept as it is', async (t) => {
     const cache = new EntryCache(1 << 20, clock)
@@ -315,7 +299,7 @@ void t.test('of a partition that is closed nothing is kept, nor of what comes la
   )
 })
 
-void t.test('memory', async (t) => {
+void t.test('memory that was taken', async (t) => {
   /** An entry in memory that was taken. */
   const taken = (base: number, kind?: EntryKind): Buffer => {
     const bytes = buffers.take(10_000)
