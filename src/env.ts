@@ -155,7 +155,13 @@ export interface Segment {
 }
 
 export type OpenOptions =
-  { readonly create: boolean; readonly sealed?: false } | { readonly create: false; readonly sealed: true }
+  | { readonly create: boolean; readonly sealed?: false }
+  | {
+      readonly create: false
+      readonly sealed: true
+      /** What can be read of it is on the disk once it is open: a process may have been killed between the two. */
+      readonly synced?: boolean
+    }
 
 /** A data directory: a few named segments under one lock. */
 export interface Store {
@@ -172,7 +178,7 @@ export interface Store {
   list(): Promise<string[]>
   /**
    * Opens a segment; with `create`, makes it, durably: after a crash it is there, and empty; with `sealed`, as `seal`
-   * leaves it.
+   * leaves it. Of one that is to be written to, all that can be read of it is on the disk once it is open.
    * @throws MqError CORRUPT_LOG: it is to be written to, and its structure is damaged; STORAGE_FAILED, DISK_FULL
    */
   open(name: string, options: OpenOptions): Promise<Segment>

@@ -135,6 +135,8 @@ class SegmentData {
   /** Ranges of keys that the disk does not give, ascending. */
   readonly damages: { readonly from: string; readonly to: string }[] = []
   usedBytes = 0
+  /** What can be read and a power cut takes back, and what was there before it. */
+  #unsynced: { readonly key: string; readonly before: Uint8Array | undefined }[] = []
 
   /** Whether a key in [`first`, `last`] may be lost. */
   isDamaged(first: string, last: string): boolean {
@@ -157,9 +159,11 @@ class SegmentData {
     return low
   }
 
-  put(key: string, value: Uint8Array): void {
+  /** @param isSynced false: until the next sync a power cut takes it back */
+  put(key: string, value: Uint8Array, isSynced: boolean): void {
     const place = this.place(key)
     const old = this.keys[place] === key ? this.values[place] : undefined
+    if (!isSynced) this.#unsynced.push({ key, before: old })
     if (old === undefined) {
       this.keys.splice(place, 0, key)
       this.values.splice(place, 0, value)
@@ -168,6 +172,23 @@ class SegmentData {
       this.values[place] = value
       this.usedBytes += value.byteLength - old.byteLength
     }
+  }
+
+  sync(): void {
+    this.#unsynced = []
+  }
+
+  powerCut(): void {
+    for (const { key, before } of this.#unsynced.reverse()) {
+      if (before !== undefined) this.put(key, before, true)
+      else {
+        const place = this.place(key)
+        const [value] = this.values.splice(place, 1)
+        this.keys.splice(place, 1)
+        this.usedBytes -= key.length + value!.byteLength + entryOverheadBytes
+      }
+    }
+    this.sync()
   }
 }
 
@@ -182,14 +203,19 @@ interface StoreLinks {
 
 /** Something on its way to the disk. When a crash comes first, it is there wholly or not at all. */
 interface Effect {
-  apply(): void
+  /** @param isSynced false: it can be read, and is not on the disk yet */
+  apply(isSynced: boolean): void
 }
+
+/** Of crashes: the machine's power is cut, and what was not synced is gone. */
+const powerCutChance = 0.3
 
 /** A `SimStore` as one process sees it. */
 export class AttachedStore implements Store {
   readonly host: SimHost
   readonly links: StoreLinks
   readonly random: SeededRandom
+  readonly #powerRandom: SeededRandom
   /** Names of the segments that are open or being opened. */
   readonly #open = new Set<string>()
   readonly #effects = new Set<Effect>()
@@ -198,6 +224,7 @@ export class AttachedStore implements Store {
     this.host = host
     this.links = links
     this.random = host.random.fork('disk')
+    this.#powerRandom = host.random.fork('power')
   }
 
   async lock(): Promise<void> {
@@ -234,6 +261,7 @@ export class AttachedStore implements Store {
     }
     const data = segments.get(name) as SegmentData
     const isSealed = options.sealed === true
+    if (!isSealed || options.synced === true) data.sync()
     if (!isSealed && data.damages.length > 0) throw damaged(name)
     this.#open.add(name)
     return new OpenSegment(name, data, this, isSealed)
@@ -289,11 +317,17 @@ export class AttachedStore implements Store {
     if (this.links.holder() === this) this.links.hold(undefined)
   }
 
-  /** The process is gone: the lock is free, and what was on its way is decided by chance. */
+  /**
+   * The process is gone: the lock is free, and what was on its way is decided by chance. Some of that the next process
+   * can read, and a later power cut takes it, unless it was synced by then.
+   */
   crash(): void {
-    if (this.links.holder() === this) this.links.hold(undefined)
-    for (const effect of this.#effects) if (this.random.chance(0.5)) effect.apply()
+    const { links } = this
+    if (links.holder() === this) links.hold(undefined)
+    for (const effect of this.#effects)
+      if (this.random.chance(0.5)) effect.apply(this.#powerRandom.chance(0.5))
     this.#effects.clear()
+    if (this.#powerRandom.chance(powerCutChance)) for (const data of links.segments.values()) data.powerCut()
   }
 
   /** Applies an effect once its time has come, and resolves then. */
@@ -302,7 +336,7 @@ export class AttachedStore implements Store {
     return new Promise((resolve) => {
       this.host.schedule(latencyMs, kind, () => {
         this.#effects.delete(effect)
-        effect.apply()
+        effect.apply(true)
         resolve()
       })
     })
@@ -375,7 +409,7 @@ class OpenSegment implements Segment {
     let durable = fate !== 'disk-full' && (fate !== 'storage-failed' || random.chance(0.5))
     let full = fate === 'disk-full'
     await this.#attached.effect('commit', latencyMs, {
-      apply: () => {
+      apply: (isSynced) => {
         // LMDB's writer thread reads the caller's own bytes, late: what changes meanwhile is stored changed.
         if (hashPuts(puts) !== hash) {
           throw new InvariantError(`${host.name} changed bytes that segment ${this.name} was still writing`)
@@ -391,7 +425,9 @@ class OpenSegment implements Segment {
         }
         if (full) durable = false
         if (!durable) return
-        for (const { key, value } of puts) this.#data.put(text(key), new Uint8Array(value))
+        // A commit syncs what was written to its file before.
+        if (isSynced) this.#data.sync()
+        for (const { key, value } of puts) this.#data.put(text(key), new Uint8Array(value), isSynced)
         links.store.commits += 1
         host.note('durable', hash)
       },

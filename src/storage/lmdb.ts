@@ -123,7 +123,7 @@ class LmdbStore implements Store {
         await this.#sweep()
         // Whoever was here before may have been killed between the rename of a new segment and the sync of its name. What
         // is confirmed from now on may be in that segment.
-        await syncDirectory(this.#directory)
+        await syncFile(this.#directory)
       }
     } catch (error) {
       this.#lock = undefined
@@ -150,6 +150,10 @@ class LmdbStore implements Store {
     try {
       const path = this.#path(name)
       const closed = (): void => void this.#busy.delete(name)
+      // Whoever was here before may have been killed within the last write of a commit: then it can be read, and a power
+      // cut takes it. What is told and written from now on builds on it.
+      if (!this.#leaveAsIs && (options.sealed !== true ? !options.create : options.synced === true))
+        await syncFile(path)
       if (options.sealed === true || this.#leaveAsIs) return new LmdbSegment(name, path, null, closed)
       if (options.create) await this.#create(path)
       return new LmdbSegment(name, path, checkedPageBytes(path), closed)
@@ -165,7 +169,7 @@ class LmdbStore implements Store {
       const path = this.#path(name)
       await unlink(path)
       await rm(path + readersSuffix, { force: true })
-      await syncDirectory(this.#directory)
+      await syncFile(this.#directory)
     } catch (error) {
       throw storageError(error, `cannot remove segment ${name}`)
     } finally {
@@ -210,7 +214,7 @@ class LmdbStore implements Store {
     const path = join(this.#directory, reserveName)
     try {
       await rm(path, { force: true })
-      await syncDirectory(this.#directory)
+      await syncFile(this.#directory)
     } catch (error) {
       throw storageError(error, `cannot remove ${path}`)
     }
@@ -237,15 +241,10 @@ class LmdbStore implements Store {
     }
     const db = openDatabase(newPath)
     await closeDatabase(db)
-    const file = await openFile(newPath, 'r')
-    try {
-      await file.sync()
-    } finally {
-      await file.close()
-    }
+    await syncFile(newPath)
     await rename(newPath, path)
     await rm(newPath + readersSuffix, { force: true })
-    await syncDirectory(this.#directory)
+    await syncFile(this.#directory)
   }
 
   /** Deletes what a crash in `#create`, `remove` or `hasRoom` left behind. */
@@ -653,9 +652,9 @@ function removeSegmentFiles(path: string): void {
   rmSync(path + readersSuffix, { force: true })
 }
 
-/** A file's name is on disk only once its directory is. */
-async function syncDirectory(directory: string): Promise<void> {
-  const handle = await openFile(directory, 'r')
+/** Its bytes; a directory's are the names of its files: one is on the disk only once its directory is. */
+async function syncFile(path: string): Promise<void> {
+  const handle = await openFile(path, 'r')
   try {
     await handle.sync()
   } finally {
@@ -670,7 +669,7 @@ async function makeDirectory(directory: string): Promise<void> {
     for (let at = directory; !existsSync(at); at = dirname(at)) missing.unshift(at)
     for (const at of missing) {
       mkdirSync(at, { mode: 0o700 })
-      await syncDirectory(dirname(at))
+      await syncFile(dirname(at))
     }
     if (!statSync(directory).isDirectory()) mkdirSync(directory)
     accessSync(directory, fsConstants.R_OK | fsConstants.W_OK | fsConstants.X_OK)

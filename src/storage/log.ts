@@ -179,7 +179,9 @@ export class SharedLog {
     const segments: Segment[] = []
     try {
       const last = names.pop()
-      for (const name of names) segments.push(await store.open(name, { create: false, sealed: true }))
+      // The last one may have been made ahead of time, and whoever wrote to the one before it be killed within a commit.
+      for (const [i, name] of names.entries())
+        segments.push(await store.open(name, { create: false, sealed: true, synced: i === names.length - 1 }))
       if (last === undefined) segments.push(await store.open(nextName('0'), { create: true }))
       else segments.push(...(await openLast(store, last, events)))
     } catch (error) {
@@ -650,7 +652,7 @@ async function openLast(store: Store, name: string, events: LogEvents): Promise<
     if (!(error instanceof MqError && error.code === 'CORRUPT_LOG')) throw error
     events.damaged?.(name, error.message)
   }
-  const damaged = await store.open(name, { create: false, sealed: true })
+  const damaged = await store.open(name, { create: false, sealed: true, synced: true })
   try {
     return [damaged, await store.open(nextName(name), { create: true })]
   } catch (error) {

@@ -65,15 +65,9 @@ export const wrongBrokers: readonly WrongBroker[] = [
     changes: [
       {
         file: 'src/storage/lmdb.ts',
-        find: `      await file.sync()
-    } finally {
-      await file.close()
-    }
-    await rename(newPath, path)`,
-        replace: `    } finally {
-      await file.close()
-    }
-    await rename(newPath, path)`,
+        find: `    await syncFile(newPath)
+`,
+        replace: ``,
       },
     ],
   },
@@ -83,7 +77,7 @@ export const wrongBrokers: readonly WrongBroker[] = [
       {
         file: 'src/storage/lmdb.ts',
         find: `    await rm(newPath + readersSuffix, { force: true })
-    await syncDirectory(this.#directory)`,
+    await syncFile(this.#directory)`,
         replace: `    await rm(newPath + readersSuffix, { force: true })`,
       },
     ],

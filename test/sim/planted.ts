@@ -53,6 +53,12 @@ export const plantedBugs: readonly PlantedBug[] = [
     for (let i = 0; i === 0 || i + 2 < ranges.length; i += 2) {`,
   },
   {
+    name: 'a start builds on what its predecessor was killed at, unsynced, in the last segment but one',
+    file: 'src/storage/log.ts',
+    find: `synced: i === names.length - 1`,
+    replace: `synced: i >= names.length`,
+  },
+  {
     name: 'a restart does not read the segment after the one of its checkpoint: offsets are given twice',
     file: 'src/storage/log.ts',
     find: `      if (segment.name < firstSegment) continue`,

@@ -1,5 +1,5 @@
 import { test } from 'tap'
-import type { Put } from '../../src/env.ts'
+import type { Put, Segment } from '../../src/env.ts'
 import type { FaultOptions } from '../../src/sim/faults.ts'
 import { SeededRandom } from '../../src/sim/random.ts'
 import { SimStore } from '../../src/sim/store.ts'
@@ -28,7 +28,10 @@ async function openSegment(world: SimWorld, { env }: SimProcess) {
 /** What the segment holds after a crash and a restart. */
 async function afterCrash(world: SimWorld, process: SimProcess): Promise<string[]> {
   process.crash()
-  const segment = await openSegment(world, world.process(process.name, process.store))
+  return scanned(await openSegment(world, world.process(process.name, process.store)))
+}
+
+function scanned(segment: Segment): string[] {
   const found: string[] = []
   segment.scan(bytes(''), bytes('~'), (key, value) => {
     found.push(`${text(key)}=${text(value)}`)
@@ -141,6 +144,38 @@ test('a crash in the middle of a commit: all of it is there or nothing, and nobo
     outcomes.add(found.join(' '))
   }
   t.strictSame([...outcomes].sort(), ['a=new b=new', 'a=old b=old'])
+})
+
+test('what a killed process had not synced can be read, and a later power cut takes it unless it was synced', async (t) => {
+  const outcomes = { unsynced: new Set<string>(), synced: new Set<string>() }
+  for (let seed = 1; seed <= 100; seed++) {
+    for (const what of ['unsynced', 'synced'] as const) {
+      const { world, process, segment } = await opened({ seed })
+      await world.complete(segment.commit([put('a', 'old'), put('b', 'old')]))
+      void segment.commit([put('b', 'new'), put('c', 'new')])
+      process.crash()
+      const found: string[] = []
+      for (const isLast of [false, true]) {
+        const next = world.process(process.name, process.store)
+        await world.complete(next.env.store.lock())
+        const again = await world.complete(
+          next.env.store.open('s', { create: false, sealed: true, synced: what === 'synced' }),
+        )
+        found.push(scanned(again).join(' '))
+        if (!isLast) next.crash()
+        t.equal(again.usedBytes, next.store.usedBytes)
+      }
+      outcomes[what].add(found.join(', then '))
+    }
+  }
+  const old = 'a=old b=old'
+  const young = 'a=old b=new c=new'
+  t.strictSame([...outcomes.synced].sort(), [`${young}, then ${young}`, `${old}, then ${old}`])
+  t.strictSame([...outcomes.unsynced].sort(), [
+    `${young}, then ${young}`,
+    `${young}, then ${old}`,
+    `${old}, then ${old}`,
+  ])
 })
 
 test('a crash while a segment is being made or removed: done or not', async (t) => {

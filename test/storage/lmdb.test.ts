@@ -439,6 +439,36 @@ test('names that a killed process may not have synced are synced before the dire
   t.ok(synced >= 0 && synced < locked, `synced on line ${synced}, locked on line ${locked}`)
 })
 
+test('a commit that a killed process may not have synced is synced before anybody builds on it', async (t) => {
+  const directory = join(t.testdir(), 'data')
+  const store = openLmdbStore(directory)
+  await store.lock()
+  for (const name of ['old', 'last', 'current']) await (await store.open(name, { create: true })).close()
+  await store.close()
+  const trace = join(t.testdirName, 'trace')
+  const child = makeChildren(t)(
+    `const store = openLmdbStore(${JSON.stringify(directory)})
+     await store.lock()
+     print('begin')
+     await store.open('old', { create: false, sealed: true })
+     await store.open('last', { create: false, sealed: true, synced: true })
+     print('opened last')
+     await store.open('current', { create: false })
+     print('opened current')`,
+    { via: strace(trace, ['-y', '-e', 'trace=fsync,write']) },
+  )
+  t.same(await child.rest(), ['begin', 'opened last', 'opened current'])
+  const events: string[] = []
+  for (const line of readFileSync(trace, 'utf8').split('\n')) {
+    const said = / write\(1<.*"(begin|opened \w+)/.exec(line)
+    const synced = / fsync\(\d+<.*\/data\/(\w+)\.mdb>/.exec(line)
+    if (said?.[1] === 'begin') events.length = 0
+    else if (said !== null) events.push(said[1]!)
+    else if (synced !== null) events.push(`synced ${synced[1]}`)
+  }
+  t.same(events, ['synced last', 'opened last', 'synced current', 'opened current'])
+})
+
 test('after a failed flush the commit is refused, and so is every later one', async (t) => {
   const run = makeChildren(t)
   const { directory, store, segment } = await makeSegment(t)
