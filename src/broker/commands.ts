@@ -43,6 +43,10 @@ const subscriptionsMax = 256
 const confirmCode = { replicas: 0, leader: 1, none: 2 } as const
 const storageCode = { disk: 0, memory: 1 } as const
 
+// Told to clients only, and to a thousand at once when they go: a stack for each would cost more than all the rest.
+const unsubscribed = new MqError('CANCELLED', 'the subscription was given up')
+const receiveGivenUp = new MqError('CANCELLED', 'the receive was given up')
+
 export class Commands implements RequestHandler {
   readonly #broker: RunningBroker
   /** Creations and deletions, one at a time. */
@@ -69,7 +73,7 @@ export class Commands implements RequestHandler {
       case 'subscribe':
         return this.#subscribe(session, request)
       case 'unsubscribe':
-        this.#subscriptions.get(session)?.get(request.subscription)?.end(unsubscribed())
+        this.#subscriptions.get(session)?.get(request.subscription)?.end(unsubscribed)
         return this.#ok(session, request.id, null)
       case 'lookup':
         return this.#ok(session, request.id, lookupToResult(this.#lookup(request.name)))
@@ -206,7 +210,7 @@ export class Commands implements RequestHandler {
     else waiting.set(waiter, queue)
     session.onCancel(id, () => {
       // Given up by CANCEL or by the end of the connection; the answer of a closed session goes nowhere.
-      if (queue.cancel(waiter)) waiter.refuse(new MqError('CANCELLED', 'the receive was given up'))
+      if (queue.cancel(waiter)) waiter.refuse(receiveGivenUp)
     })
   }
 
@@ -230,7 +234,7 @@ export class Commands implements RequestHandler {
     })
     standing.set(id, subscription)
     this.#subscriptions.set(session, standing)
-    session.onCancel(id, () => subscription.end(unsubscribed()))
+    session.onCancel(id, () => subscription.end(unsubscribed))
     queue.subscribe(subscription)
   }
 
@@ -475,10 +479,6 @@ function field(name: string): { details: { field: string } } {
 function checkRoom(session: Session): void {
   if (session.canTake) return
   throw new MqError('THROTTLED', 'too many answers wait to be read, on all connections together')
-}
-
-function unsubscribed(): MqError {
-  return new MqError('CANCELLED', 'the subscription was given up')
 }
 
 function settledTo(session: Session, id: RequestId): ReplyTo {

@@ -168,7 +168,8 @@ export class Session implements Reader {
   }
 
   refuse(id: RequestId, error: MqError): void {
-    if (this.#mode === 'open') this.#host.refused(this, error)
+    if (this.#mode !== 'open') return
+    this.#host.refused(this, error)
     this.answer(id, errorFrame(id, error))
     if (errorTable[error.code].closes) this.close(error)
   }

@@ -52,10 +52,20 @@ function flushLater(socket: TcpSocket): void {
   unflushed.push(socket)
 }
 
+/**
+ * Sockets that end in one turn: each costs `net` and its owner some 50 µs. When a thousand peers go at once, the others are
+ * served in between.
+ */
+const endsPerTurn = 64
+
 function flushAll(): void {
   const sockets = unflushed
   unflushed = []
-  for (const socket of sockets) socket.flush()
+  let ends = 0
+  for (const socket of sockets) {
+    if (socket.isEnding && ++ends > endsPerTurn) flushLater(socket)
+    else socket.flush()
+  }
 }
 
 class TcpSocket implements Socket {
@@ -98,6 +108,10 @@ class TcpSocket implements Socket {
 
   get bufferedBytes(): number {
     return this.#queuedBytes + this.#socket.writableLength
+  }
+
+  get isEnding(): boolean {
+    return this.#state === 'ending'
   }
 
   write(bytes: Uint8Array): void {

@@ -188,6 +188,34 @@ test('last words survive bytes that the peer is still sending', async (t) => {
   t.strictSame(ours.seen.closes, [undefined])
 })
 
+test('of many that end in one turn each says its last words, and others get their turn in between', async (t) => {
+  const ends = 200
+  const perTurn = 64
+  const servers: ReturnType<typeof watch>[] = []
+  const listener = await socketNetwork.listen(anyPort, (socket) => void servers.push(watch(socket)))
+  const clients: ReturnType<typeof watch>[] = []
+  t.teardown(async () => {
+    for (const { socket } of [...clients, ...servers]) socket.destroy()
+    await listener.close()
+  })
+  while (clients.length < ends)
+    clients.push(watch(await socketNetwork.connect(listener.address, { timeoutMs })))
+  while (servers.length < ends) await afterMicrotasks()
+  for (const { socket } of servers) {
+    socket.write(bytes('bye'))
+    socket.end()
+  }
+  await new Promise((resolve) => void setImmediate(resolve))
+  const waiting = servers.filter(({ socket }) => socket.bufferedBytes > 0).length
+  t.ok(waiting >= ends - perTurn, `${waiting} wait for their turn`)
+  for (const { until, seen, text } of clients) {
+    await until(() => seen.closes.length > 0)
+    if (text() !== 'bye') t.fail(`'${text()}' instead of the last words`)
+  }
+  for (const { until, seen } of servers) await until(() => seen.closes.length > 0)
+  t.same(new Set([...clients, ...servers].map(({ seen }) => String(seen.closes))), new Set(['']))
+})
+
 test('destroy closes without an error and silences every other handler', async (t) => {
   const { client, server } = await pair(t)
   server.socket.onData = () => {
