@@ -15,7 +15,7 @@ import { uint32At } from './scan.ts'
 /** A frame's length stands before it, in 4 bytes. */
 export const lengthBytes = 4
 
-const firstAllocationBytes = 64 << 10
+const firstAllocationBytes = 128 << 10
 
 export interface FrameReaderOptions {
   /** Largest length accepted, in bytes, without the 4 that hold it. */
@@ -50,6 +50,8 @@ export class FrameReader {
   /** The frame being assembled: `#filled` of `#length` bytes stand behind the headroom. */
   #assembly: Uint8Array | null = null
   #filled = 0
+  /** What frames lately took, so that the next one need not be moved: a peer has shown that it sends as much. */
+  #expectedBytes = firstAllocationBytes
   #stopped = false
   #paused = false
   /** What came and was not looked at, because of a pause. */
@@ -166,7 +168,7 @@ export class FrameReader {
     const there = chunk.length - at
     if (there < length) {
       this.#filled = 0
-      this.#assembly = this.#allocate(Math.min(length, Math.max(firstAllocationBytes, 4 * there)))
+      this.#assembly = this.#allocate(Math.min(length, Math.max(this.#expectedBytes, 4 * there)))
       return at
     }
     this.frames++
@@ -197,6 +199,9 @@ export class FrameReader {
     } else {
       this.#assembly = null
       this.frames++
+      // Rises at once, falls slowly.
+      const expected = this.#expectedBytes
+      this.#expectedBytes = Math.max(this.#length, firstAllocationBytes, expected - (expected >> 4))
       this.#onFrame(assembly.subarray(headroom, headroom + this.#length), headroom)
     }
     return at + taken
