@@ -166,10 +166,10 @@ export async function within<T>(timeoutMs: number, what: string, promise: Promis
   }
 }
 
-/** The folder of package.json, from sources and from what was compiled to build/ alike. */
+/** The folder of the command, from sources and from what was compiled to build/ alike; bench/ has a package.json, too. */
 export function projectRoot(): string {
   let folder = dirname(fileURLToPath(import.meta.url))
-  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder)
+  while (!existsSync(join(folder, 'bin', 'mq-broker.js'))) folder = dirname(folder)
   return folder
 }
 

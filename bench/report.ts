@@ -148,7 +148,7 @@ function figureTable(rows: readonly FigureRow[]): string[] {
   ])
 }
 
-function table<R>(columns: readonly [string, (row: R) => string][], rows: readonly R[]): string[] {
+export function table<R>(columns: readonly [string, (row: R) => string][], rows: readonly R[]): string[] {
   const cells = [columns.map(([title]) => title), ...rows.map((row) => columns.map(([, cell]) => cell(row)))]
   const widths = columns.map((_, i) => Math.max(...cells.map((line) => line[i]!.length)))
   return cells.map((line) =>
@@ -159,7 +159,7 @@ function table<R>(columns: readonly [string, (row: R) => string][], rows: readon
   )
 }
 
-function thousands(value: number): string {
+export function thousands(value: number): string {
   return Math.round(value).toLocaleString('en-US')
 }
 

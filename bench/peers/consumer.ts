@@ -1,0 +1,115 @@
+/** The consumer's process, of whatever peer: it receives and acks by the peer's adapter, and keeps account. */
+import { setTimeout } from 'node:timers/promises'
+import { Arrivals } from '../bodies.ts'
+import { within } from '../broker-process.ts'
+import { nowMs } from '../statistics.ts'
+import { serveSteps } from '../steps.ts'
+import { monotonicMs } from './clock.ts'
+import type { Endpoint, PeerName, Receiver, Sink } from './peer.ts'
+import { peers } from './peers.ts'
+
+export interface ReceiveTask {
+  readonly bodyBytes: number
+  readonly tag: number
+  /** Keep when each message came: of its number, the first time. */
+  readonly timed: boolean
+}
+
+export interface Account {
+  readonly acked: number
+  readonly distinct: number
+  readonly missing: number
+  readonly duplicates: number
+  readonly damaged: number
+}
+
+/** After the last message: for what should not be there. */
+const lookMs = 300
+
+class Run implements Sink {
+  readonly arrivals: Arrivals
+  /** By number; empty unless asked for. */
+  readonly receivedMs: number[] = []
+  readonly #timed: boolean
+  readonly #receiver: Receiver
+  readonly #ended: Promise<void>
+  #acked = 0
+  #lastAckMs = 0
+  #failure: Error | null = null
+  #waiting: { total: number; resolve: () => void } | null = null
+
+  constructor(receiver: Receiver, { bodyBytes, tag, timed }: ReceiveTask) {
+    this.arrivals = new Arrivals(bodyBytes, tag)
+    this.#timed = timed
+    this.#receiver = receiver
+    this.#ended = receiver.run(this).catch((error: unknown) => this.failed(error))
+  }
+
+  received(body: Uint8Array): void {
+    const before = this.arrivals.distinct
+    this.arrivals.note(body)
+    if (!this.#timed || this.arrivals.distinct === before) return
+    this.receivedMs[new DataView(body.buffer, body.byteOffset).getUint32(0, true)] = monotonicMs()
+  }
+
+  acked(count: number): void {
+    this.#acked += count
+    this.#lastAckMs = nowMs()
+    if (this.#waiting !== null && this.#acked >= this.#waiting.total) this.#waiting.resolve()
+  }
+
+  failed(error: unknown): void {
+    this.#failure ??= error instanceof Error ? error : new Error(String(error))
+    this.#waiting?.resolve()
+  }
+
+  /** Resolves once so many have been acked, or with fewer when the time is over. */
+  async untilAcked(total: number, timeoutMs: number): Promise<{ acked: number; lastAckMs: number }> {
+    if (this.#acked < total && this.#failure === null) {
+      const reached = new Promise<void>((resolve) => (this.#waiting = { total, resolve }))
+      await within(timeoutMs, 'the last ack', reached).catch(() => undefined)
+      this.#waiting = null
+    }
+    if (this.#failure !== null) throw this.#failure
+    return { acked: this.#acked, lastAckMs: this.#lastAckMs }
+  }
+
+  async stop(total: number): Promise<Account> {
+    await setTimeout(lookMs)
+    await this.#receiver.stop()
+    await this.#ended
+    if (this.#failure !== null) throw this.#failure
+    const { distinct, duplicates, damaged } = this.arrivals
+    return { acked: this.#acked, distinct, missing: this.arrivals.missing(total), duplicates, damaged }
+  }
+}
+
+let receiver: Receiver | null = null
+let run: Run | null = null
+
+const steps = {
+  async connect({ peer, endpoint, queue }: { peer: PeerName; endpoint: Endpoint; queue: string }) {
+    await receiver?.close()
+    receiver = await peers[peer].adapter.openReceiver(endpoint, queue)
+  },
+
+  start(task: ReceiveTask): void {
+    run = new Run(receiver!, task)
+  },
+
+  untilAcked: ({ total, timeoutMs }: { total: number; timeoutMs: number }) =>
+    run!.untilAcked(total, timeoutMs),
+
+  receivedMs: ({ first }: { first: number }): number[] => run!.receivedMs.slice(first),
+
+  stop: ({ total }: { total: number }) => run!.stop(total),
+
+  async close(_: null): Promise<void> {
+    await receiver?.close()
+    receiver = null
+  },
+}
+
+export type PeerConsumerSteps = typeof steps
+
+serveSteps(steps)
