@@ -61,7 +61,11 @@ export function parsePeersArgs(argv: readonly string[]): PeersArgs | 'help' {
   if (values.help === true) return 'help'
   const quick = values.quick === true
   return {
-    peers: oneOfEach('peers', values.peers ?? peerNames.filter((name) => name !== 'adapter').join(), peerNames),
+    peers: oneOfEach(
+      'peers',
+      values.peers ?? peerNames.filter((name) => name !== 'adapter').join(),
+      peerNames,
+    ),
     workloads: oneOfEach('workload', values.workload ?? peerWorkloads.join(), peerWorkloads),
     sizesBytes: numbers('size', values.size ?? (quick ? '1024' : '1024,100'), bodyBytesMin, 32 << 10),
     durationMs: 1000 * number('seconds', values.seconds ?? (quick ? '1' : '5'), 0.1, 600),

@@ -65,7 +65,10 @@ function waysOf({ workload, system, own }: Entry, windows: readonly number[]): W
   if (workload === 'w3' || workload === 'w4') return [{ batch: null, window: 1 }]
   if (own !== null) return own.windows.map((window) => ({ batch: own.batch, window }))
   const ways = peerOf(system).batches.flatMap((batch) =>
-    windows.map((window) => ({ batch, window: batch === null ? window : Math.max(1, Math.round(window / batch)) * batch })),
+    windows.map((window) => ({
+      batch,
+      window: batch === null ? window : Math.max(1, Math.round(window / batch)) * batch,
+    })),
   )
   return [...new Map(ways.map((way) => [`${way.batch}/${way.window}`, way])).values()]
 }

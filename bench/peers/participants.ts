@@ -36,5 +36,8 @@ function participantOf(system: PeerName, durability: DurabilityClass): Participa
 
 export function presentOf(participants: readonly Participant[]): PeerName[] {
   const isPeer = (name: string): name is PeerName => name in peers
-  return participants.filter(({ version }) => version !== null).map(({ system }) => system).filter(isPeer)
+  return participants
+    .filter(({ version }) => version !== null)
+    .map(({ system }) => system)
+    .filter(isPeer)
 }

@@ -1,2 +1,4 @@
 import type { PeersReport } from './report.ts'
-export function renderPicture(_report: PeersReport): string { return '' }
+export function renderPicture(_report: PeersReport): string {
+  return ''
+}

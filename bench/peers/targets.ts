@@ -93,7 +93,12 @@ export function judge({ durability, heats, rows }: PeersReport): TargetRow[] {
     const bySystem: Rows = new Map(rows.filter(isHere).map((row) => [row.system, row]))
     return wanted.filter(isHere).map(({ what, target, value: valueOf }) => {
       const value = valueOf(bySystem)
-      return { what: `${heatName(heat)}: ${what}`, target, value, isMet: value === null ? null : meets(value, target) }
+      return {
+        what: `${heatName(heat)}: ${what}`,
+        target,
+        value,
+        isMet: value === null ? null : meets(value, target),
+      }
     })
   })
 }

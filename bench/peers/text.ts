@@ -2,7 +2,14 @@
 import { targetText } from '../figures.ts'
 import { table, thousands } from '../report.ts'
 import { heatName, type Heat, type System } from './cases.ts'
-import { isOfHeat, type Latency, type Participant, type PeerRow, type PeersReport, type Way } from './report.ts'
+import {
+  isOfHeat,
+  type Latency,
+  type Participant,
+  type PeerRow,
+  type PeersReport,
+  type Way,
+} from './report.ts'
 import { judge, type TargetRow } from './targets.ts'
 
 export function renderPeers(report: PeersReport): string {
