@@ -19,7 +19,7 @@ import { askVersion, findProgram, freePort, ServerProcess } from './server-proce
 
 /** Of jackd, what is called here. */
 interface Jackd {
-  readonly JackdClient: new () => Client
+  new (): Client
 }
 interface Client {
   connect(options: { host: string; port: number }): Promise<unknown>
@@ -53,7 +53,7 @@ async function startBeanstalkd(dir: string, durability: DurabilityClass): Promis
 }
 
 async function openAll(endpoint: Endpoint, count: number): Promise<Client[]> {
-  const { JackdClient } = loadClient<Jackd>('jackd')
+  const JackdClient = loadClient<Jackd>('jackd')
   return Promise.all(
     Array.from({ length: count }, async () => {
       const client = new JackdClient()
