@@ -10,7 +10,7 @@ import { findRedis, redisDurability, startRedis } from './redis-server.ts'
 
 /** Of bullmq, what is called here. */
 interface Bullmq extends Classes {
-  withBackend(backend: unknown): Classes
+  readonly withBackend: (backend: unknown) => Classes
   readonly createPostgresBackend: unknown
 }
 interface Classes {

@@ -23,8 +23,8 @@ import { askVersion, findProgram, freePort, ServerProcess } from './server-proce
 
 /** Of the clients, what is called here. */
 interface Transport {
-  connect(options: { servers: string }): Promise<Connection>
-  createInbox(): string
+  readonly connect: (options: { servers: string }) => Promise<Connection>
+  readonly createInbox: () => string
 }
 interface Connection {
   publish(subject: string, body: Uint8Array, options: { reply: string }): void

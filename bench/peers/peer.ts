@@ -34,7 +34,7 @@ export interface Peer {
   /** How messages may be sent in W1 and W2, all tried: so many in one `sendBatch`; null: each by `send`. */
   readonly batches: readonly (number | null)[]
   /** The server on this machine. */
-  find(): Found
+  readonly find: () => Found
   /** Starts it with data below `dir`, which is empty. */
   start(dir: string, durability: DurabilityClass): Promise<RunningServer>
   readonly adapter: Adapter

@@ -69,6 +69,9 @@ export async function startPostgres(dir: string): Promise<RunningServer> {
     dir,
     user,
     endpoint: { port, user: superuser, database },
+    // It listens before it lets anybody in.
+    isReady: async () =>
+      readFileSync(join(dir, 'postgres.out'), 'utf8').includes('ready to accept connections'),
     // Ends all its processes at once; its data go with it.
     stopSignal: 'SIGQUIT',
   })

@@ -2,6 +2,8 @@
  * RabbitMQ: a quorum queue, persistent messages, publisher confirms. It starts with a node name, ports, a cookie and
  * folders of its own, and with an epmd (the daemon by which Erlang nodes find each other) of its own: otherwise it
  * would leave one behind.
+ *
+ * The client is amqplib: rabbitmq-client sends as many (1.04 times, a promise each), for the server is what counts.
  */
 import { mkdirSync, realpathSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -43,16 +43,12 @@ const legend = [
 ]
 
 function participantTable(participants: readonly Participant[]): string[] {
-  return table<Participant>(
-    [
-      ['who', ({ title }) => title],
-      ['server', ({ version }) => version ?? 'absent'],
-      // The table sets all but the first column to the right, which sentences are not for.
-      ['client', ({ clients }) => clients.join(', ')],
-      ['durability', ({ note }) => note],
-    ],
-    participants,
-  )
+  const titleWidth = Math.max(...participants.map(({ title }) => title.length))
+  return participants.map(({ title, version, clients, note }) => {
+    const server = version === null ? 'absent' : version
+    const parts = [server, ...clients, note].filter((part) => part !== '')
+    return `${title.padEnd(titleWidth)}  ${parts.join(', ')}`
+  })
 }
 
 type Line =
