@@ -1,8 +1,10 @@
 /**
- * beanstalkd with its log, synced before each answer (-f0). It syncs each message by itself, so what counts is that
- * its connections always have the next one under way: several, each pipelined.
+ * beanstalkd with its log, synced before each answer (-f0). It syncs each message by itself, so the client is not what
+ * limits it.
  *
- * The client is jackd. It takes strings only, so bodies are base64: TODO
+ * The client is jackd, which sends the next command before the last is answered: on one connection 1.5 times what it
+ * does on four, and 2.4 times what the package `beanstalkd`, which waits, does on sixteen. It takes strings only (of a
+ * Buffer it makes JSON), so bodies are base64.
  */
 import { loadClient } from './clients.ts'
 import type {
@@ -33,7 +35,7 @@ interface Client {
 }
 
 const program = findProgram('beanstalkd')
-const senders = 4
+/** A reserve waits, and all behind it: here several connections are better, 1.3 times on sixteen what it is on four. */
 const receivers = 16
 
 function findBeanstalkd(): Found {
@@ -102,14 +104,13 @@ class BeanstalkdReceiver implements Receiver {
 
 const adapter: Adapter = {
   async openSender(endpoint, queue) {
-    const clients = await openAll(endpoint, senders)
-    await Promise.all(clients.map((client) => client.use(queue)))
-    let next = 0
-    const send = (body: Buffer) => clients[next++ % clients.length]!.put(body.toString('base64'))
+    const [client] = await openAll(endpoint, 1)
+    await client!.use(queue)
+    const send = (body: Buffer) => client!.put(body.toString('base64'))
     return {
       send,
       sendBatch: (bodies) => Promise.all(bodies.map(send)),
-      close: () => quitAll(clients),
+      close: () => client!.quit(),
     }
   },
   async openReceiver(endpoint, queue) {
