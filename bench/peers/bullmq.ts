@@ -53,7 +53,14 @@ const onPostgres: Backend = {
     const { withBackend, createPostgresBackend } = loadClient<Bullmq>('bullmq')
     return withBackend(createPostgresBackend)
   },
-  connection: ({ port, user, database }) => ({ host: '127.0.0.1', port, user, database, max: 10 }),
+  connection: ({ port, user, database }) => ({
+    host: '127.0.0.1',
+    port,
+    user,
+    database,
+    max: 10,
+    migrate: true,
+  }),
 }
 
 function adapterOn({ classes, connection }: Backend): Adapter {

@@ -35,5 +35,5 @@ function readManifest(name: string): { version: string; main?: string } {
 
 /** Those of `names` that are not installed. */
 export function missingClients(names: readonly string[]): string[] {
-  return names.filter((name) => !existsSync(join(home(), 'node_modules', name, 'package.json')))
+  return [...new Set(names)].filter((name) => !existsSync(join(home(), 'node_modules', name, 'package.json')))
 }

@@ -159,7 +159,7 @@ function readArgs(): PeersArgs | null {
     }
     const missing = missingClients(args.peers.flatMap((name) => peers[name].clients))
     if (missing.length === 0) return args
-    console.error(`bench:peers: run \`npm ci --prefix bench\` first: ${missing.join(', ')} is not installed`)
+    console.error(`bench:peers: run \`npm ci --prefix bench\` first; not installed: ${missing.join(', ')}`)
   } catch (error) {
     console.error(`bench:peers: ${error instanceof Error ? error.message : String(error)}`)
   }

@@ -1,6 +1,6 @@
 /**
  * The report as one picture: a panel for each workload and size, a bar for each system, on a linear scale from zero;
- * what the store below this broker can do by itself is a line, for nothing here can pass it.
+ * what the store below this broker can do by itself, its limit, is a line.
  */
 import { thousands } from '../report.ts'
 import { heatName, type Heat, type System } from './cases.ts'
@@ -78,9 +78,9 @@ function ratePanel(report: PeersReport, heat: Heat): Panel | null {
   const most = Math.max(limit ?? 0, ...bars.map(({ row }) => row?.perSecond.max ?? 0))
   const x = (perSecond: number) => barX + (perSecond / most) * barWidthMax
   const ours = rows.find(({ system }) => system === 'send')?.perSecond.median
-  const lines = bars.flatMap(({ title, row, system }, i) => {
+  const lines = bars.flatMap(({ title, row, system, isAbsent }, i) => {
     const y = panelHeadHeight + i * rowHeight
-    if (row === null) return emptyRow(title, y, system)
+    if (row === null) return emptyRow(title, y, isAbsent)
     const { median, min, max } = row.perSecond
     const isOurs = system === 'send' || system === 'sendBatch'
     const times = isOurs || ours === undefined ? '' : `send is ${ratioText(ours / median)} ×`
@@ -112,10 +112,10 @@ function latencyPanel(report: PeersReport, heat: Heat): Panel | null {
   const sorted = times.toSorted((a, b) => a - b)
   const most = Math.min(sorted.at(-1)!, 4 * sorted[Math.floor((sorted.length - 1) / 2)]!)
   const x = (ms: number) => barX + (Math.min(ms, most) / most) * barWidthMax
-  const lines = bars.flatMap(({ title, row, system }, i) => {
+  const lines = bars.flatMap(({ title, row, system, isAbsent }, i) => {
     const y = panelHeadHeight + i * rowHeight
     const received = row?.received ?? null
-    if (received === null) return emptyRow(title, y, system)
+    if (received === null) return emptyRow(title, y, isAbsent)
     const { p50Ms, p99Ms } = received
     const isOurs = system === 'send'
     return [
@@ -134,21 +134,28 @@ function latencyPanel(report: PeersReport, heat: Heat): Panel | null {
 interface Bar {
   readonly system: System
   readonly title: string
-  /** Null: absent, or it failed. */
+  /** Null: it was not measured, for it is absent or failed. */
   readonly row: PeerRow | null
+  readonly isAbsent: boolean
 }
 
 /** Ours first, then the peers, the fastest first; limits are lines, and what is left are words. */
 function barsOf({ participants }: PeersReport, rows: readonly PeerRow[]): Bar[] {
-  const rateOf = ({ row }: Bar) => row?.perSecond.median ?? -1
-  const bars = participants.map(({ system, title }: Participant) => ({
+  const bars = participants.map(({ system, title, version }: Participant) => ({
     system,
     title,
+    isAbsent: version === null,
     row: rows.find((one) => one.system === system) ?? null,
   }))
   const ours = bars.filter(({ system, row }) => (system === 'send' || system === 'sendBatch') && row !== null)
   const peers = bars.filter(({ system }) => !['send', 'sendBatch', 'raw', 'generator'].includes(system))
-  return [...ours, ...peers.sort((a, b) => rateOf(b) - rateOf(a))]
+  return [...ours, ...peers.sort((a, b) => meritOf(b.row) - meritOf(a.row))]
+}
+
+/** More is better; latency where there is one, for then all have the same rate. */
+function meritOf(row: PeerRow | null): number {
+  if (row === null) return -Infinity
+  return row.received === null ? row.perSecond.median : -row.received.p99Ms
 }
 
 function colorOf(system: System): string {
@@ -199,8 +206,8 @@ function value(y: number, x: number, main: string, more: string, isOurs: boolean
   ]
 }
 
-function emptyRow(title: string, y: number, system: System): string[] {
-  const word = system === 'send' || system === 'sendBatch' ? 'not measured' : 'absent or failed'
+function emptyRow(title: string, y: number, isAbsent: boolean): string[] {
+  const word = isAbsent ? 'absent' : 'failed'
   return [
     text(barX - 10, y + 13, title, { anchor: 'end', fill: colors.quiet }),
     text(barX + 8, y + 13, word, { fill: colors.quiet, style: 'italic' }),
@@ -234,7 +241,7 @@ function footerLines({ machine, startedAt, participants, settings }: PeersReport
   ]
 }
 
-const footerCharsMax = 150
+const footerCharsMax = 135
 
 /** Lines of at most so many characters, broken between words. */
 function wrap(sentence: string): string[] {

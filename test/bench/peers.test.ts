@@ -229,7 +229,7 @@ test('the picture has a bar for each, its number as text, the limit as a line, a
   t.match(svg, />100,000<tspan[^>]*>send is 4\.2 ×</)
   t.match(svg, />raw lmdb: 1,680,000</)
   t.match(svg, /stroke-dasharray/)
-  t.match(svg, />absent or failed</)
+  t.match(svg, />absent</)
   t.match(svg, /A &amp; B &lt;C&gt;/)
   t.notMatch(svg, /NaN|undefined|Infinity/)
   const opened = svg.match(/<(?!\/)(svg|g|text|tspan|title)\b/g)!.length
