@@ -2,9 +2,9 @@
  * beanstalkd with its log, synced before each answer (-f0). It syncs each message by itself, so the client is not what
  * limits it.
  *
- * The client is jackd, which sends the next command before the last is answered: on one connection 1.5 times what it
- * does on four, and 2.4 times what the package `beanstalkd`, which waits, does on sixteen. It takes strings only (of a
- * Buffer it makes JSON), so bodies are base64.
+ * The client is jackd, which sends the next command before the last is answered. In brief trials on a noisy machine one
+ * connection did 1.7 and 2.4 times what sixteen did, whichever came first; the package `beanstalkd`, which waits, was
+ * no faster on sixteen than jackd. It takes strings only (of a Buffer it makes JSON), so bodies are base64.
  */
 import { loadClient } from './clients.ts'
 import type {
@@ -35,7 +35,7 @@ interface Client {
 }
 
 const program = findProgram('beanstalkd')
-/** A reserve waits, and all behind it: here several connections are better, 1.3 times on sixteen what it is on four. */
+/** A reserve waits, and all behind it on its connection: so several. */
 const receivers = 16
 
 function findBeanstalkd(): Found {
