@@ -234,9 +234,7 @@ function footerLines({ machine, startedAt, participants, settings }: PeersReport
   const servers = peers.map(({ title, version, note }) => `${title} (${version ?? 'absent'}, ${note})`)
   const { cores, cpu, memoryBytes, kernel, node } = machine
   return [
-    ...wrap(
-      `Bars: medians of ${settings['repeat'] ?? '?'} runs, whiskers from the slowest to the fastest. ${servers.join('; ')}.`,
-    ),
+    ...wrap(`Bars: ${runsText(Number(settings['repeat']))}. ${servers.join('; ')}.`),
     `${cores} × ${cpu}, ${Math.round(memoryBytes / 2 ** 30)} GiB, Linux ${kernel}, Node ${node}, ${startedAt.slice(0, 10)}. Producer, consumer and server share it.`,
   ]
 }
@@ -282,4 +280,8 @@ function text(x: number, y: number, what: string, style: TextStyle = {}): string
 
 function escape(what: string): string {
   return what.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;')
+}
+
+function runsText(runs: number): string {
+  return runs === 1 ? 'one run each' : `medians of ${runs} runs, whiskers from the slowest to the fastest`
 }
