@@ -4,7 +4,7 @@
  *
  *   memory is touched once → each case tries its windows briefly → repeat × every case in turn → medians
  */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseBenchArgs, states, usage, type BenchArgs } from './args.ts'
@@ -15,14 +15,11 @@ import { batchOf, chooseCases, type Case } from './cases.ts'
 import { compare, measureOf } from './compare.ts'
 import { summarizeFigures, targetText, valueText, type Figure } from './figures.ts'
 import { measure, type Run } from './measure.ts'
-import { availableMemoryBytes, describeMachine } from './proc.ts'
+import { makeDataDir, touchMemory } from './preparation.ts'
+import { describeMachine } from './proc.ts'
 import { topOfProfiles } from './profile.ts'
 import { renderReport, settingsOf, summarize, type Report } from './report.ts'
 import { measureScale } from './scale.ts'
-import { Worker } from './steps.ts'
-import type { WarmSteps } from './warm.ts'
-
-const warmedBytesMax = 8 * 2 ** 30
 
 async function bench(args: BenchArgs): Promise<void> {
   const against = args.against === undefined ? null : await measureOf(args.against)
@@ -107,25 +104,6 @@ async function* measureStates(args: BenchArgs, dir: string, round: number): Asyn
     if (state === 'w5') {
       for (const mode of backlogModes) yield* await measureBacklog(mode, { dir, messages, profileDir })
     } else yield* await measureScale(state, { dir, messages, profileDir })
-  }
-}
-
-/** Gone with this process, however it ends in order. */
-function makeDataDir(parent: string): string {
-  mkdirSync(parent, { recursive: true })
-  const dir = mkdtempSync(join(parent, 'mq-bench-'))
-  process.once('exit', () => rmSync(dir, { recursive: true, force: true }))
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1))
-  return dir
-}
-
-async function touchMemory(): Promise<number> {
-  const worker = new Worker<WarmSteps>('warm')
-  try {
-    const bytes = Math.min(warmedBytesMax, availableMemoryBytes() / 2)
-    return await worker.call('touch', { bytes }, 120_000)
-  } finally {
-    await worker.stop()
   }
 }
 

@@ -4,14 +4,13 @@
  *
  *   memory is touched once → each case tries its ways of sending briefly → repeat × every case in turn → medians
  */
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { buildCommandIfStale, projectRoot } from '../broker-process.ts'
 import { batchOf, sizeName } from '../cases.ts'
-import { availableMemoryBytes, describeMachine } from '../proc.ts'
-import { Worker } from '../steps.ts'
-import type { WarmSteps } from '../warm.ts'
+import { makeDataDir, touchMemory } from '../preparation.ts'
+import { describeMachine } from '../proc.ts'
 import { parsePeersArgs, usage, type PeersArgs } from './args.ts'
 import { chooseHeats, entriesOf, heatName, type Entry } from './cases.ts'
 import { missingClients } from './clients.ts'
@@ -25,13 +24,14 @@ import { renderPeers, wayText } from './text.ts'
 
 /** Wrong arguments, or clients that are not installed. */
 const exitUsage = 2
-const warmedBytesMax = 8 * 2 ** 30
 const errorCharsMax = 300
 
 async function bench(args: PeersArgs): Promise<void> {
   buildCommandIfStale()
   const startedAt = new Date().toISOString()
   const dir = makeDataDir(args.dir ?? tmpdir())
+  // Servers of other users get below it.
+  chmodSync(dir, 0o711)
   const warmMs = Math.min(1000, args.durationMs / 3)
   const warmedBytes = args.quick ? 0 : await withLock(args.lockFile, touchMemory)
   const options = { dir, durability: args.durability, durationMs: args.durationMs, warmMs }
@@ -119,26 +119,6 @@ function write(report: PeersReport, text: string, name: string): void {
   writeFileSync(`${path}.json`, `${JSON.stringify(report, null, 2)}\n`)
   writeFileSync(`${path}.txt`, `${text}\n`)
   writeFileSync(`${path}.svg`, renderPicture(report))
-}
-
-/** Gone with this process, however it ends in order. Other users' servers get below it. */
-function makeDataDir(parent: string): string {
-  mkdirSync(parent, { recursive: true })
-  const dir = mkdtempSync(join(parent, 'mq-bench-peers-'))
-  chmodSync(dir, 0o711)
-  process.once('exit', () => rmSync(dir, { recursive: true, force: true }))
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1))
-  return dir
-}
-
-async function touchMemory(): Promise<number> {
-  const worker = new Worker<WarmSteps>('warm')
-  try {
-    const bytes = Math.min(warmedBytesMax, availableMemoryBytes() / 2)
-    return await worker.call('touch', { bytes }, 120_000)
-  } finally {
-    await worker.stop()
-  }
 }
 
 /** How it goes, on stderr: stdout is for the table. */
