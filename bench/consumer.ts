@@ -1,10 +1,9 @@
 /** The consumer's process: receives messages, acks each one, and keeps account of what arrived. */
 import { setTimeout } from 'node:timers/promises'
 import { connect, type MqClient } from '../src/index.ts'
+import { Acks } from './acks.ts'
 import { Arrivals } from './bodies.ts'
-import { within } from './broker-process.ts'
 import type { ConsumeMode } from './cases.ts'
-import { nowMs } from './statistics.ts'
 import { serveSteps } from './steps.ts'
 
 export interface ConsumeTask {
@@ -25,11 +24,8 @@ const prefetch = 20_000
 class Run {
   readonly arrivals: Arrivals
   readonly #queue: string
-  #acked = 0
-  #lastAckMs = 0
+  readonly #acks = new Acks()
   #stopping = false
-  #failure: Error | null = null
-  #waiting: { total: number; resolve: () => void } | null = null
   readonly #loops: Promise<unknown>
 
   /** Ends what is pushed. */
@@ -42,7 +38,7 @@ class Run {
       mode === 'receive'
         ? Array.from({ length: receivers }, () => this.#loop(mq))
         : [mode === 'consume' ? this.#consume(mq) : this.#consumeBatches(mq)]
-    this.#loops = Promise.all(loops).catch((error: unknown) => this.#fail(error))
+    this.#loops = Promise.all(loops).catch((error: unknown) => this.#acks.fail(error))
   }
 
   async #loop(mq: MqClient): Promise<void> {
@@ -51,18 +47,18 @@ class Run {
       if (messages.length === 0) continue
       for (const message of messages) this.arrivals.note(message.body)
       await Promise.all(messages.map((message) => message.ack()))
-      this.#ackedMore(messages.length)
+      this.#acks.add(messages.length)
     }
   }
 
   async #consume(mq: MqClient): Promise<void> {
     const loop = mq.consume(this.#queue, { prefetch })
     this.#end = () => loop.return()
-    const acked = (): void => this.#ackedMore(1)
+    const acked = (): void => this.#acks.add(1)
     for await (const message of loop) {
       this.arrivals.note(message.body)
       // As many at once as prefetch allows.
-      message.ack().then(acked, (error: unknown) => this.#fail(error))
+      message.ack().then(acked, (error: unknown) => this.#acks.fail(error))
     }
   }
 
@@ -73,33 +69,14 @@ class Run {
       const { messages } = batch
       for (const message of messages) this.arrivals.note(message.body)
       batch.ack().then(
-        () => this.#ackedMore(messages.length),
-        (error: unknown) => this.#fail(error),
+        () => this.#acks.add(messages.length),
+        (error: unknown) => this.#acks.fail(error),
       )
     }
   }
 
-  #ackedMore(count: number): void {
-    this.#acked += count
-    this.#lastAckMs = nowMs()
-    if (this.#waiting !== null && this.#acked >= this.#waiting.total) this.#waiting.resolve()
-  }
-
-  #fail(error: unknown): void {
-    this.#failure ??= error instanceof Error ? error : new Error(String(error))
-    this.#waiting?.resolve()
-  }
-
-  /** Resolves once so many have been acked, or with fewer when the time is over. */
-  async untilAcked(total: number, timeoutMs: number): Promise<{ acked: number; lastAckMs: number }> {
-    if (this.#acked < total && this.#failure === null) {
-      const reached = new Promise<void>((resolve) => (this.#waiting = { total, resolve }))
-      // Late is no error here: the account says what is missing.
-      await within(timeoutMs, 'the last ack', reached).catch(() => undefined)
-      this.#waiting = null
-    }
-    if (this.#failure !== null) throw this.#failure
-    return { acked: this.#acked, lastAckMs: this.#lastAckMs }
+  untilAcked(total: number, timeoutMs: number) {
+    return this.#acks.until(total, timeoutMs)
   }
 
   /** Ends it, after one more look for what should not be there, and says what came of all. */
@@ -110,9 +87,9 @@ class Run {
       await this.#end()
     }
     await this.#loops
-    if (this.#failure !== null) throw this.#failure
+    this.#acks.assertGood()
     const { duplicates, damaged } = this.arrivals
-    return { acked: this.#acked, missing: this.arrivals.missing(total), duplicates, damaged }
+    return { acked: this.#acks.count, missing: this.arrivals.missing(total), duplicates, damaged }
   }
 }
 

@@ -1,8 +1,7 @@
 /** The consumer's process, of whatever peer: it receives and acks by the peer's adapter, and keeps account. */
 import { setTimeout } from 'node:timers/promises'
+import { Acks } from '../acks.ts'
 import { Arrivals } from '../bodies.ts'
-import { within } from '../broker-process.ts'
-import { nowMs } from '../statistics.ts'
 import { serveSteps } from '../steps.ts'
 import { monotonicMs } from './clock.ts'
 import type { Endpoint, PeerName, Receiver, Sink } from './peer.ts'
@@ -33,10 +32,7 @@ class Run implements Sink {
   readonly #timed: boolean
   readonly #receiver: Receiver
   readonly #ended: Promise<void>
-  #acked = 0
-  #lastAckMs = 0
-  #failure: Error | null = null
-  #waiting: { total: number; resolve: () => void } | null = null
+  readonly #acks = new Acks()
 
   constructor(receiver: Receiver, { bodyBytes, tag, timed }: ReceiveTask) {
     this.arrivals = new Arrivals(bodyBytes, tag)
@@ -53,34 +49,24 @@ class Run implements Sink {
   }
 
   acked(count: number): void {
-    this.#acked += count
-    this.#lastAckMs = nowMs()
-    if (this.#waiting !== null && this.#acked >= this.#waiting.total) this.#waiting.resolve()
+    this.#acks.add(count)
   }
 
   failed(error: unknown): void {
-    this.#failure ??= error instanceof Error ? error : new Error(String(error))
-    this.#waiting?.resolve()
+    this.#acks.fail(error)
   }
 
-  /** Resolves once so many have been acked, or with fewer when the time is over. */
-  async untilAcked(total: number, timeoutMs: number): Promise<{ acked: number; lastAckMs: number }> {
-    if (this.#acked < total && this.#failure === null) {
-      const reached = new Promise<void>((resolve) => (this.#waiting = { total, resolve }))
-      await within(timeoutMs, 'the last ack', reached).catch(() => undefined)
-      this.#waiting = null
-    }
-    if (this.#failure !== null) throw this.#failure
-    return { acked: this.#acked, lastAckMs: this.#lastAckMs }
+  untilAcked(total: number, timeoutMs: number) {
+    return this.#acks.until(total, timeoutMs)
   }
 
   async stop(total: number): Promise<Account> {
     await setTimeout(lookMs)
     await this.#receiver.stop()
     await this.#ended
-    if (this.#failure !== null) throw this.#failure
+    this.#acks.assertGood()
     const { distinct, duplicates, damaged } = this.arrivals
-    return { acked: this.#acked, distinct, missing: this.arrivals.missing(total), duplicates, damaged }
+    return { acked: this.#acks.count, distinct, missing: this.arrivals.missing(total), duplicates, damaged }
   }
 }
 

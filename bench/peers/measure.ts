@@ -2,6 +2,7 @@
 import { chmodSync, mkdtempSync, rmSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
+import type { LoadTask } from '../load.ts'
 import { measure, type Run } from '../measure.ts'
 import { cpuSecondsOf, machineBusySeconds } from '../proc.ts'
 import { nowMs, percentile } from '../statistics.ts'
@@ -11,7 +12,7 @@ import type { PeerConsumerSteps } from './consumer.ts'
 import type { DurabilityClass, Peer, PeerName, RunningServer } from './peer.ts'
 import { peers } from './peers.ts'
 import { cpuSecondsOfTree, PeakMemory } from './process-tree.ts'
-import type { PeerProducerSteps, SendTask } from './producer.ts'
+import type { PeerProducerSteps } from './producer.ts'
 import type { PeerRun, Latency, Way } from './report.ts'
 
 export interface PeerRunOptions {
@@ -276,7 +277,7 @@ class PeerBench {
     return this.#producer.call('send', this.#task(entry, way, ms, first), ms + 2 * stepMs)
   }
 
-  #task({ bodyBytes }: Entry, { batch, window }: Way, durationMs: number, first: number): SendTask {
+  #task({ bodyBytes }: Entry, { batch, window }: Way, durationMs: number, first: number): LoadTask {
     const countMax = Math.max(1, Math.floor(runBytesMax / bodyBytes) - first)
     return { bodyBytes, tag: this.#tag, batch, window, durationMs, countMax, first }
   }
