@@ -4,7 +4,7 @@
  * Chunks are lent: what was read lies in memory that the next read overwrites. A frame that lies within one chunk is
  * lent on as a view, or copied, as the reader's owner wants. One that spans chunks is assembled in memory of its own,
  * filled as bytes come. A length is only a claim: memory grows with the bytes that have really come, so that four bytes
- * cannot make the broker allocate 16 MiB.
+ * cannot make the broker allocate 16 MiB, unless the peer has sent as much before.
  */
 import { RESERVE_START_SPACE, Packr } from 'msgpackr/pack'
 import { buffers } from '../buffers.ts'
