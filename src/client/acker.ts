@@ -190,7 +190,7 @@ class AckBatch implements SequencedWork {
    */
   seal(): AckBatch | null {
     let rest: AckBatch | null = null
-    const offsets = new OffsetSet()
+    const offsets = new OffsetSet(this.#items)
     let last: LeasedRange | undefined
     for (let i = 0; i < this.#leased.length; i++) {
       if (!this.#waiters.isWaiting(i)) continue
@@ -251,30 +251,48 @@ class AckBatch implements SequencedWork {
       if (refused !== null && contains(refused, this.#leased[i]!.offset)) target.failed(leaseLost())
       else target.settled()
     })
+    this.#letGo()
   }
 
   refused(error: MqError): void {
     if (isGone(error)) this.#queue.isGone()
     this.#waiters.end((target) => target.failed(error))
+    this.#letGo()
+  }
+
+  /**
+   * By now it may be old to the garbage collector, which keeps what something old names until it next looks at all that is
+   * old: here messages, and with them whole batches.
+   */
+  #letGo(): void {
+    this.#leased.length = 0
   }
 }
 
-/** Offsets, which mostly come in rising order: then no set is needed to know that one is new. */
+/** The offsets of ranges, which mostly come in rising order: then no set is needed to know that one is new. */
 class OffsetSet {
-  readonly #added: Offset[] = []
+  readonly #ranges: readonly LeasedRange[]
   #highest = -1
   #set: Set<Offset> | null = null
 
+  /** @param ranges what was added before stands in them whenever this is asked */
+  constructor(ranges: readonly LeasedRange[]) {
+    this.#ranges = ranges
+  }
+
   has(offset: Offset): boolean {
     if (offset > this.#highest) return false
-    this.#set ??= new Set(this.#added)
+    if (this.#set === null) {
+      this.#set = new Set()
+      for (const { offset: first, count } of this.#ranges)
+        for (let i = 0; i < count; i++) this.#set.add(first + i)
+    }
     return this.#set.has(offset)
   }
 
   add(offset: Offset): void {
     this.#highest = Math.max(this.#highest, offset)
-    if (this.#set === null) this.#added.push(offset)
-    else this.#set.add(offset)
+    this.#set?.add(offset)
   }
 }
 

@@ -199,19 +199,16 @@ export class Batch {
         if (first === null) resolve()
         else reject(first)
       }
-      const target = {
-        settled: end,
-        failed: (error: MqError) => {
-          first ??= error
-          end()
-        },
+      const failed = (error: MqError): void => {
+        first ??= error
+        end()
       }
       for (const message of this.messages) {
         try {
-          message.settle(how, options, target)
+          message.settle(how, options, end, failed)
         } catch (error) {
           if (!(error instanceof MqError)) throw error
-          target.failed(error)
+          failed(error)
         }
       }
     })

@@ -1,7 +1,8 @@
 import type { Offset, PartitionId } from '../types.ts'
+import { bodyLength } from '../wire/batch.ts'
 import type { Delivery, LeasedRange } from '../wire/messages.ts'
 import { contains, type Leased } from './acker.ts'
-import type { LeaseKeeper, Message } from './message.ts'
+import { Message, type DeliveryContext, type LeaseKeeper } from './message.ts'
 
 /** Who counts what is held. */
 export interface Holder {
@@ -20,18 +21,22 @@ export class Held implements LeaseKeeper {
   readonly leaseMs: number
   /** Of the batch. */
   readonly bytes: number
-  readonly messages: Message[] = []
   /** Monotonic times: of the next renewal, and at which the lease has ended for all that is known here. */
   dueMs: number
   expiresMs: number
   readonly #holder: Holder
   readonly #leaseEpoch: number
   readonly #lease: number
-  /** By index. Made once the messages are known. */
+  /** Null until its batch has been read. */
+  #delivery: DeliveryContext | null = null
+  /** By index. */
   #states: Uint8Array = new Uint8Array(0)
   #left = 0
-  /** The first that was not handed out. */
+  /** The first that was not handed out, and where in the batch its body begins. */
   #next = 0
+  #nextAt = 0
+  /** Where the body of the one before it begins. */
+  #lastAt = 0
   /** Who wants to know that a lease is lost, by index. */
   #watchers: Map<number, () => void> | null = null
 
@@ -48,14 +53,16 @@ export class Held implements LeaseKeeper {
     this.renewed(nowMs)
   }
 
-  /** Its messages have been read. */
-  begin(): void {
-    this.#left = this.messages.length
+  /** Its batch has been read. */
+  begin(delivery: DeliveryContext): void {
+    this.#delivery = delivery
+    this.#left = delivery.view.count
     this.#states = new Uint8Array(this.#left)
+    this.#nextAt = delivery.view.bodiesAt
   }
 
   get count(): number {
-    return this.messages.length
+    return this.#states.length
   }
 
   /** Messages that are neither settled nor lost. */
@@ -78,9 +85,18 @@ export class Held implements LeaseKeeper {
   handOut(): number {
     while (this.#next < this.#states.length) {
       const index = this.#next++
+      this.#lastAt = this.#nextAt
+      this.#nextAt += bodyLength(this.#delivery!.view, index)
       if (this.#states[index] !== isGone) return index
     }
     return -1
+  }
+
+  /** The message that was handed out last. It is made only now: what is young when it dies costs next to nothing. */
+  message(): Message {
+    const delivery = this.#delivery!
+    const body = delivery.view.bytes.subarray(this.#lastAt, this.#nextAt)
+    return new Message(delivery, this.#next - 1, body)
   }
 
   /** What was not handed out, which is let go of. */

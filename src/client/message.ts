@@ -1,8 +1,9 @@
+import type { MqError } from '../errors.ts'
 import { limits, type Epoch, type LeaseId, type Offset, type PartitionId } from '../types.ts'
 import { attributes, type BatchView } from '../wire/batch.ts'
 import { messageId } from '../wire/message-id.ts'
 import { settleAction } from '../wire/messages.ts'
-import { acking, leaseLost, releasing, type AckTarget, type Settling } from './acker.ts'
+import { acking, leaseLost, releasing, type AckTarget, type Leased, type Settling } from './acker.ts'
 import type { Core } from './core.ts'
 import { encodeReceipt } from './delivery-receipt.ts'
 import { extendItems } from './extend.ts'
@@ -49,6 +50,7 @@ export interface LeaseKeeper {
 }
 
 const noHeaders: Readonly<Record<string, string>> = Object.freeze({})
+const noOptions = Object.freeze({})
 
 /** What a nack with `options` does. @throws MqError INVALID_FIELD */
 export function nacking(options: NackOptions): Settling {
@@ -149,9 +151,11 @@ export class Message {
    * Settles the message for good: resolves once that is on disk.
    * @throws MqError LEASE_LOST when the lease has ended or the message was settled before; TIMEOUT, ABORTED, CLOSED
    */
-  ack(options: CallOptions & { outputs?: unknown } = {}): Promise<void> {
-    if (options.outputs !== undefined) return Promise.reject(unsupported('ack({ outputs })'))
-    return this.#settle(() => settling(acking, options), options)
+  ack(options: CallOptions & { outputs?: unknown } = noOptions): Promise<void> {
+    return new Promise((settled, failed) => {
+      if (options.outputs !== undefined) throw unsupported('ack({ outputs })')
+      this.settle(settling(acking, options), options, settled, failed)
+    })
   }
 
   /**
@@ -160,8 +164,8 @@ export class Message {
    * @throws MqError LEASE_LOST when the lease has ended or the message was settled before; INVALID_FIELD; TIMEOUT,
    *   ABORTED, CLOSED
    */
-  nack(options: NackOptions = {}): Promise<void> {
-    return this.#settle(() => nacking(options), options)
+  nack(options: NackOptions = noOptions): Promise<void> {
+    return new Promise((settled, failed) => this.settle(nacking(options), options, settled, failed))
   }
 
   /**
@@ -169,8 +173,10 @@ export class Message {
    * disk.
    * @throws MqError LEASE_LOST when the lease has ended or the message was settled before; TIMEOUT, ABORTED, CLOSED
    */
-  release(options: CallOptions = {}): Promise<void> {
-    return this.#settle(() => settling(releasing, options), options)
+  release(options: CallOptions = noOptions): Promise<void> {
+    return new Promise((settled, failed) =>
+      this.settle(settling(releasing, options), options, settled, failed),
+    )
   }
 
   /**
@@ -180,43 +186,31 @@ export class Message {
    * @throws MqError NO_DEAD_LETTER_QUEUE: the queue has none, and the message is under its lease as before; LEASE_LOST
    *   when the lease has ended or the message was settled before; INVALID_FIELD; TIMEOUT, ABORTED, CLOSED
    */
-  deadLetter(reason?: string, options: CallOptions = {}): Promise<void> {
-    return this.#settle(() => settling(deadLettering(reason), options), options)
-  }
-
-  #settle(how: () => Settling, options: CallOptions): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.settle(how(), options, { settled: resolve, failed: reject })
-    })
+  deadLetter(reason?: string, options: CallOptions = noOptions): Promise<void> {
+    return new Promise((settled, failed) =>
+      this.settle(settling(deadLettering(reason), options), options, settled, failed),
+    )
   }
 
   /**
-   * @internal Settles the message and tells `target`.
+   * @internal Settles the message and calls what is due then.
    * @throws MqError LEASE_LOST when it is being settled already; INVALID_OPTION, ABORTED, CLOSED, DISCONNECTED
    */
-  settle(how: Settling, options: CallOptions, target: AckTarget): void {
+  settle(how: Settling, options: CallOptions, settled: () => void, failed: (error: MqError) => void): void {
     if (this.#settling) throw leaseLost()
     const signal = checkSignal(options.signal)
-    const { core, queue, partition, leaseEpoch, lease, keeper } = this.#delivery
+    const { core, queue, partition, keeper } = this.#delivery
     const dueMs = core.turn.nowMs + checkTimeout(options.timeoutMs)
     core.checkOpen()
-    const told: AckTarget = {
-      settled: () => {
-        keeper?.gone(this.#index)
-        target.settled()
-      },
-      failed: (error) => {
-        // Whether it is settled is the broker's to say, should it be asked again.
-        this.#settling = false
-        if (error.code === 'LEASE_LOST') keeper?.gone(this.#index)
-        else keeper?.unsettled(this.#index)
-        target.failed(error)
-      },
-    }
-    const leased = { leaseEpoch, lease, offset: this.#offset }
-    queue.ackers[partition]!.settle(how, leased, told, dueMs, signal)
+    const settlement = new Settlement(this, this.#delivery, this.#index, settled, failed)
+    queue.ackers[partition]!.settle(how, settlement, settlement, dueMs, signal)
     this.#settling = true
     keeper?.settling(this.#index)
+  }
+
+  /** @internal A settle came to nothing: there may be another. */
+  unsettled(): void {
+    this.#settling = false
   }
 
   /**
@@ -233,6 +227,58 @@ export class Message {
 
   get #offset(): Offset {
     return this.#delivery.base + this.#index
+  }
+}
+
+/**
+ * One settle of a message, on its way: tells those whom it concerns what became of it. One object, since there is one
+ * for each message that is consumed.
+ */
+class Settlement implements AckTarget, Leased {
+  readonly #message: Message
+  readonly #delivery: DeliveryContext
+  readonly #index: number
+  readonly #settled: () => void
+  readonly #failed: (error: MqError) => void
+
+  constructor(
+    message: Message,
+    delivery: DeliveryContext,
+    index: number,
+    settled: () => void,
+    failed: (error: MqError) => void,
+  ) {
+    this.#message = message
+    this.#delivery = delivery
+    this.#index = index
+    this.#settled = settled
+    this.#failed = failed
+  }
+
+  get leaseEpoch(): Epoch {
+    return this.#delivery.leaseEpoch
+  }
+
+  get lease(): LeaseId {
+    return this.#delivery.lease
+  }
+
+  get offset(): Offset {
+    return this.#delivery.base + this.#index
+  }
+
+  settled(): void {
+    this.#delivery.keeper?.gone(this.#index)
+    this.#settled()
+  }
+
+  failed(error: MqError): void {
+    // Whether it is settled is the broker's to say, should it be asked again.
+    this.#message.unsettled()
+    const { keeper } = this.#delivery
+    if (error.code === 'LEASE_LOST') keeper?.gone(this.#index)
+    else keeper?.unsettled(this.#index)
+    this.#failed(error)
   }
 }
 

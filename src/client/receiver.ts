@@ -91,7 +91,12 @@ export class Receiver {
   #messages(queue: Queue, deliveries: readonly Delivery[]): Message[] {
     const messages: Message[] = []
     for (const delivery of deliveries) {
-      readDelivery(this.#core, this.#serializer, queue, delivery, null, messages)
+      const context = readDelivery(this.#core, this.#serializer, queue, delivery, null)
+      if (context === null) continue
+      const { bytes } = context.view
+      forEachMessage(context.view, (i, at, length) => {
+        messages.push(new Message(context, i, bytes.subarray(at, at + length)))
+      })
     }
     return messages
   }
@@ -178,8 +183,8 @@ export class Receiver {
 }
 
 /**
- * Adds the messages of a delivery to `into`.
- * @returns false when it is damaged, of which listeners of `error` hear: it is delivered again once its lease has ended
+ * What the messages of a delivery share.
+ * @returns null when it is damaged, of which listeners of `error` hear: it is delivered again once its lease has ended
  */
 export function readDelivery(
   core: Core,
@@ -187,15 +192,14 @@ export function readDelivery(
   queue: Queue,
   delivery: Delivery,
   keeper: LeaseKeeper | null,
-  into: Message[],
-): boolean {
+): DeliveryContext | null {
   const { partition, leaseEpoch, lease, epoch, base, sentAtMs, deliveryCount, batch, crc } = delivery
   if (partition >= queue.channels.length || crcOf(batch) !== crc) {
     core.events.emit('error', new MqError('CORRUPT_BATCH', `a delivery of '${queue.name}' was damaged`))
-    return false
+    return null
   }
   const view = readBatch(batch)
-  const context: DeliveryContext = {
+  return {
     core,
     serializer,
     queue,
@@ -209,10 +213,6 @@ export function readDelivery(
     view,
     keeper,
   }
-  forEachMessage(view, (i, at, length) => {
-    into.push(new Message(context, i, batch.subarray(at, at + length)))
-  })
-  return true
 }
 
 /** Items of one EXTEND: fewer than a frame may have, since an answer goes through them for each. */

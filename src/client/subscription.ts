@@ -147,7 +147,7 @@ export class Subscription implements Request, Holder, TurnWork, Work, Stream {
     for (let held = this.#buffer.first; held !== undefined; held = this.#buffer.first) {
       const index = held.handOut()
       if (index >= 0) {
-        const message = held.messages[index]!
+        const message = held.message()
         if (!this.#spec.keeps) held.gone(index)
         return { message, held, index }
       }
@@ -318,11 +318,12 @@ export class Subscription implements Request, Holder, TurnWork, Work, Stream {
     let isDamaged = false
     for (const delivery of deliveries) {
       const held = new Held(this, delivery, nowMs)
-      if (!readDelivery(core, serializer, this.#queue!, delivery, held, held.messages)) {
+      const context = readDelivery(core, serializer, this.#queue!, delivery, held)
+      if (context === null) {
         isDamaged = true
         continue
       }
-      held.begin()
+      held.begin(context)
       this.#creditMessages -= held.count
       this.#creditBytes -= held.bytes
       this.#heldMessages += held.count
