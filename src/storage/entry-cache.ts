@@ -110,6 +110,8 @@ export class EntryCache {
     else older.newer = newer
     if (newer === null) this.#newest = older
     else newer.older = older
+    // It may be old to the garbage collector by now, which would keep the next one for it, and so all of them in turn.
+    cached.older = cached.newer = null
     this.#bytes -= cached.costBytes
     if (!cached.isHandedOut) buffers.giveBack(cached.bytes)
   }
