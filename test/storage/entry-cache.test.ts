@@ -1,3 +1,5 @@
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { crc32 } from 'node:zlib'
 import t from 'tap'
 import { buffers } from '../../src/buffers.ts'
@@ -351,4 +353,22 @@ void t.test('memory that was taken', async (t) => {
     partition.read(parseEntry(taken(30)))
     t.notOk(isFree(read))
   })
+})
+
+void t.test('the garbage collector keeps nothing for an entry that was old when it was passed', async (t) => {
+  setFlagsFromString('--expose-gc')
+  const collectYoung = runInNewContext('gc.bind(null, { type: "minor" })') as () => void
+  const partition = filled(new EntryCache(64 << 20, clock), 1)
+  // What has survived two of them is old.
+  for (let i = 0; i < 3; i++) collectYoung()
+  const before = process.memoryUsage().arrayBuffers
+  const entries = 20
+  for (let i = 1; i <= entries; i++) {
+    partition.committed(entry(10 * i, 10, 1 << 20), 10 * i, 10 * i + 10)
+    partition.find(10 * i)
+  }
+  t.ok(process.memoryUsage().arrayBuffers - before > (entries - 1) << 20)
+  for (let i = 0; i < 3; i++) collectYoung()
+  const kept = process.memoryUsage().arrayBuffers - before
+  t.ok(kept < 4 << 20, `${kept} bytes are kept`)
 })
