@@ -1,6 +1,7 @@
 /** What a run of the side-by-side bench is asked to do. */
 import { parseArgs } from 'node:util'
 import { bodyBytesMin } from '../bodies.ts'
+import { fileName, number, oneOf, oneOfEach, whole, wholes } from '../flags.ts'
 import { classes, peerNames, type DurabilityClass, type PeerName } from './peer.ts'
 
 export const peerWorkloads = ['w1', 'w2', 'w3', 'w4'] as const
@@ -67,56 +68,14 @@ export function parsePeersArgs(argv: readonly string[]): PeersArgs | 'help' {
       peerNames,
     ),
     workloads: oneOfEach('workload', values.workload ?? peerWorkloads.join(), peerWorkloads),
-    sizesBytes: numbers('size', values.size ?? (quick ? '1024' : '1024,100'), bodyBytesMin, 32 << 10),
+    sizesBytes: wholes('size', values.size ?? (quick ? '1024' : '1024,100'), bodyBytesMin, 32 << 10),
     durationMs: 1000 * number('seconds', values.seconds ?? (quick ? '1' : '5'), 0.1, 600),
     repeat: whole('repeat', values.repeat ?? (quick ? '1' : '3'), 1, 100),
-    windows: [...new Set(wholes('window', values.window ?? (quick ? '1000' : '256,1000,5000'), 1, 100_000))],
+    windows: wholes('window', values.window ?? (quick ? '1000' : '256,1000,5000'), 1, 100_000),
     durability: oneOf('class', values.class ?? 'F', classes),
     dir: values.dir,
     save: values.save === undefined ? undefined : fileName('save', values.save),
     lockFile: values.lock,
     quick,
   }
-}
-
-/** Each once, in the order of the known ones: an order of one's own would change nothing but the table. */
-function oneOfEach<T extends string>(flag: string, text: string, known: readonly T[]): T[] {
-  const chosen = text.split(',').map((part) => oneOf(flag, part, known))
-  return known.filter((name) => chosen.includes(name))
-}
-
-function oneOf<T extends string>(flag: string, text: string, known: readonly T[]): T {
-  const found = known.find((name) => name === text)
-  if (found === undefined) throw new Error(`--${flag}: '${text}' is none of ${known.join(', ')}`)
-  return found
-}
-
-function numbers(flag: string, text: string, min: number, max: number): number[] {
-  return [...new Set(wholes(flag, text, min, max))]
-}
-
-function wholes(flag: string, text: string, min: number, max: number): number[] {
-  return text.split(',').map((part) => whole(flag, part, min, max))
-}
-
-function whole(flag: string, text: string, min: number, max: number): number {
-  const value = number(flag, text, min, max)
-  if (!Number.isInteger(value)) throw new Error(`--${flag}: '${text}' is not a whole number`)
-  return value
-}
-
-function number(flag: string, text: string, min: number, max: number): number {
-  const value = Number(text)
-  if (text.trim() === '' || !(value >= min && value <= max)) {
-    throw new Error(`--${flag}: '${text}' is not a number from ${min} to ${max}`)
-  }
-  return value
-}
-
-/** It becomes the name of a file, not a path. */
-function fileName(flag: string, text: string): string {
-  if (!/^[\w][\w.-]*$/.test(text) || text === 'tmp') {
-    throw new Error(`--${flag}: '${text}' is not a name of letters, digits, '.', '_' and '-'`)
-  }
-  return text
 }

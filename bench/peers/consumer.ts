@@ -3,7 +3,7 @@ import { setTimeout } from 'node:timers/promises'
 import { Acks } from '../acks.ts'
 import { Arrivals } from '../bodies.ts'
 import { serveSteps } from '../steps.ts'
-import { monotonicMs } from './clock.ts'
+import { monotonicMs } from '../clock.ts'
 import type { Endpoint, PeerName, Receiver, Sink } from './peer.ts'
 import { peers } from './peers.ts'
 

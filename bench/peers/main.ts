@@ -4,17 +4,17 @@
  *
  *   memory is touched once → each case tries its ways of sending briefly → repeat × every case in turn → medians
  */
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
+import { chmodSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { buildCommandIfStale, projectRoot } from '../broker-process.ts'
+import { buildCommandIfStale } from '../broker-process.ts'
 import { batchOf, sizeName } from '../cases.ts'
 import { makeDataDir, touchMemory } from '../preparation.ts'
 import { describeMachine } from '../proc.ts'
+import { nameOf, resultsDir, writeResult } from '../results.ts'
 import { parsePeersArgs, usage, type PeersArgs } from './args.ts'
 import { chooseHeats, entriesOf, heatName, type Entry } from './cases.ts'
 import { missingClients } from './clients.ts'
-import { withLock } from './lock.ts'
+import { withLock } from '../lock.ts'
 import { chooseWay, measureEntry } from './measure.ts'
 import { participantsOf, presentOf } from './participants.ts'
 import { peers } from './peers.ts'
@@ -99,8 +99,9 @@ async function bench(args: PeersArgs): Promise<void> {
   }
   const text = renderPeers(report)
   console.log(`\n${text}`)
-  write(report, text, join('tmp', `peers-${startedAt.replaceAll(':', '-')}`))
-  if (args.save !== undefined) write(report, text, args.save)
+  const result = { report, text, picture: renderPicture(report) }
+  writeResult(resultsDir('tmp'), `peers-${nameOf(startedAt)}`, result)
+  if (args.save !== undefined) writeResult(resultsDir(), args.save, result)
 }
 
 /** @throws Error when this broker lost a message or sent one twice; of a peer its row says so */
@@ -111,14 +112,6 @@ function assertWhole({ system, account, workload }: PeerRun): void {
   if (lost + duplicated + damaged > 0) {
     throw new Error(`mq-broker, ${workload}: of its confirmed messages: ${JSON.stringify(account)}`)
   }
-}
-
-function write(report: PeersReport, text: string, name: string): void {
-  const path = join(projectRoot(), 'bench', 'results', name)
-  mkdirSync(join(path, '..'), { recursive: true })
-  writeFileSync(`${path}.json`, `${JSON.stringify(report, null, 2)}\n`)
-  writeFileSync(`${path}.txt`, `${text}\n`)
-  writeFileSync(`${path}.svg`, renderPicture(report))
 }
 
 /** How it goes, on stderr: stdout is for the table. */

@@ -3,7 +3,7 @@ import { setTimeout } from 'node:timers/promises'
 import { createBody, numberBody } from '../bodies.ts'
 import { sendOneByOne, sendSteadily, type LoadTask } from '../load.ts'
 import { serveSteps } from '../steps.ts'
-import { monotonicMs } from './clock.ts'
+import { monotonicMs } from '../clock.ts'
 import type { Endpoint, PeerName, Sender } from './peer.ts'
 import { peers } from './peers.ts'
 

@@ -1,7 +1,7 @@
 /** Takes turns with others on the same machine, as `flock FILE command` does. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { ownChild } from '../broker-process.ts'
+import { ownChild } from './broker-process.ts'
 
 /** Runs `work` while nobody else has the lock; without a file at once. */
 export async function withLock<T>(file: string | undefined, work: () => Promise<T>): Promise<T> {
