@@ -31,7 +31,7 @@ export const backlogModes = ['consumeBatches', 'consume'] as const satisfies rea
 const bodyBytes = 100
 const batch = 500
 const batchesInFlight = 16
-const queue = 'bench'
+const queues = ['bench']
 const stepMs = 30_000
 const messagesPerSecondMin = 5000
 const givenBackMs = 20_000
@@ -59,9 +59,9 @@ export async function measureBacklog(
     broker = await BrokerProcess.start({ dataDir })
     const idleBytes = memoryOf(broker.pid).beyondMapBytes
     await producer.call('connect', { server: broker.listen }, stepMs)
-    await producer.call('createQueue', { queue }, stepMs)
+    await producer.call('createQueues', { queues }, stepMs)
     const window = batch * batchesInFlight
-    const task = { queue, bodyBytes, tag, batch, window, durationMs: longMs, first: 0, countMax: messages }
+    const task = { queues, bodyBytes, tag, batch, window, durationMs: longMs, first: 0, countMax: messages }
     const loading = await peakBeyondMap(broker.pid, () => producer.call('send', task, longMs + stepMs))
     const { confirmed, startMs, endMs } = loading.result
     if (confirmed !== messages) throw new Error(`of ${messages} messages ${confirmed} were taken in time`)
@@ -86,7 +86,7 @@ export async function measureBacklog(
 
     await consumer.call('connect', { server: broker.listen }, stepMs)
     const drainStartMs = nowMs()
-    await consumer.call('start', { queue, bodyBytes, tag, mode }, stepMs)
+    await consumer.call('start', { queues, bodyBytes, tag, mode }, stepMs)
     const untilAcked = { total: messages, timeoutMs: longMs }
     const draining = await peakBeyondMap(pid, () => consumer.call('untilAcked', untilAcked, longMs + stepMs))
     const perSecond = (messages / (draining.result.lastAckMs - drainStartMs)) * 1000
@@ -126,7 +126,7 @@ async function streamRate(consume: ConsumeMode, dir: string): Promise<number> {
     batch,
     consume,
     windows: [window],
-    against: null,
+    against: {},
   } as const
   const run = await measure(what, { dir, durationMs: 3000, warmMs: 1000, window, profileDir: undefined })
   return run.perSecond

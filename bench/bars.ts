@@ -29,6 +29,8 @@ export interface RateRow extends Row {
   readonly perSecond: Spread
   /** After its number. */
   readonly more: string
+  /** It may be far beyond the others and is cut then: with it to scale they would be a stroke. */
+  readonly isApart?: boolean | undefined
 }
 
 export interface LatencyRow extends Row {
@@ -55,9 +57,9 @@ export function ratePanel(
 ): Panel {
   const most = Math.max(
     ...limits.map(({ perSecond }) => perSecond),
-    ...rows.map((row) => ('word' in row ? 0 : row.perSecond.max)),
+    ...rows.map((row) => ('word' in row || row.isApart === true ? 0 : row.perSecond.max)),
   )
-  const x = (perSecond: number) => barX + (perSecond / most) * barWidthMax
+  const x = (perSecond: number) => barX + Math.min(1, perSecond / most) * barWidthMax
   const top = panelHeadHeight + limitLabelHeight * Math.max(0, limits.length - 1)
   const lines = rows.flatMap((row, i) => {
     const y = top + i * rowHeight
@@ -66,6 +68,7 @@ export function ratePanel(
     return [
       name(row.title, y, row.isOurs),
       bar(y, x(median), row.fill),
+      ...(median > most ? [cut(y, x(most))] : []),
       ...whisker(y, x(min), x(max)),
       ...value(y, Math.max(x(median), x(max)), thousands(median), row.more, row.isOurs),
     ]

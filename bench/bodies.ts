@@ -6,6 +6,7 @@
  * so that a body that was cut, mixed up or left over from another run is noticed.
  */
 import { randomBytes } from 'node:crypto'
+import { monotonicMs } from './clock.ts'
 
 export const bodyBytesMin = 12
 
@@ -31,10 +32,19 @@ export class Arrivals {
   /** Of another run, or not what was sent. */
   damaged = 0
   #end = 0
+  readonly #timed: boolean
+  /** When each number came first, by `monotonicMs`; empty unless asked for. */
+  readonly #receivedMs: number[] = []
 
-  constructor(bytes: number, tag: number) {
+  constructor(bytes: number, tag: number, timed = false) {
     this.#bytes = bytes
     this.#tag = tag
+    this.#timed = timed
+  }
+
+  /** Of numbers from `first` on; NaN: it has not come. */
+  receivedMs(first: number): Float64Array {
+    return Float64Array.from(this.#receivedMs.slice(first), (ms) => ms ?? NaN)
   }
 
   note(body: Uint8Array): void {
@@ -57,6 +67,7 @@ export class Arrivals {
     }
     this.#seen[at]! |= bit
     this.distinct++
+    if (this.#timed) this.#receivedMs[number] = monotonicMs()
     if (number >= this.#end) this.#end = number + 1
   }
 

@@ -27,12 +27,14 @@ export interface Comparison {
 }
 
 export function compare(cases: readonly Case[], ours: readonly Run[], theirs: readonly Run[]): Comparison[] {
-  return cases.map(({ name }) => {
+  const known = cases.filter(({ name }) => theirs.some((run) => run.case === name))
+  return known.map(({ name }) => {
     const own = ours.filter((run) => run.case === name)
     const other = theirs.filter((run) => run.case === name)
     const ratios = (figure: (run: Run) => number | null): number[] =>
       own.flatMap((run, i) => {
-        const [a, b] = [figure(run), figure(other[i]!)]
+        // What the other checkout's bench does not know it did not measure.
+        const [a, b] = [figure(run), other[i] === undefined ? null : figure(other[i])]
         return a === null || b === null || b === 0 ? [] : [a / b]
       })
     const median = (figure: (run: Run) => number | null): number | null => {

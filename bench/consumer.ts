@@ -1,16 +1,22 @@
 /** The consumer's process: receives messages, acks each one, and keeps account of what arrived. */
 import { setTimeout } from 'node:timers/promises'
-import { connect, type MqClient } from '../src/index.ts'
+import type { MqClient } from '../src/index.ts'
 import { Acks } from './acks.ts'
 import { Arrivals } from './bodies.ts'
 import type { ConsumeMode } from './cases.ts'
+import { closeClients, connectClients, type ClientsTask } from './clients.ts'
 import { serveSteps } from './steps.ts'
 
 export interface ConsumeTask {
-  readonly queue: string
+  /** Each is consumed; by each client at least once, where there are more of those. */
+  readonly queues: readonly string[]
   readonly bodyBytes: number
   readonly tag: number
   readonly mode: ConsumeMode
+  /** Keep when each message came: of its number, the first time. */
+  readonly timed?: boolean | undefined
+  /** Messages that have come and are not acked at most, for those that are pushed. */
+  readonly prefetch?: number | undefined
 }
 
 /** Receives under way at once: while one's messages are acked the next is on its way. */
@@ -18,32 +24,44 @@ const receivers = 3
 const receiveMax = 1000
 /** Short, because the end of a run waits for it. */
 const waitMs = 300
-/** Messages that have come and are not acked, for those that are pushed. */
-const prefetch = 20_000
+const prefetchDefault = 20_000
 
 class Run {
   readonly arrivals: Arrivals
-  readonly #queue: string
+  readonly #prefetch: number
   readonly #acks = new Acks()
   #stopping = false
   readonly #loops: Promise<unknown>
 
-  /** Ends what is pushed. */
-  #end: (() => unknown) | null = null
+  /** End what is pushed. */
+  readonly #ends: (() => unknown)[] = []
 
-  constructor(mq: MqClient, { queue, bodyBytes, tag, mode }: ConsumeTask) {
-    this.#queue = queue
-    this.arrivals = new Arrivals(bodyBytes, tag)
-    const loops =
-      mode === 'receive'
-        ? Array.from({ length: receivers }, () => this.#loop(mq))
-        : [mode === 'consume' ? this.#consume(mq) : this.#consumeBatches(mq)]
+  constructor(clients: readonly MqClient[], task: ConsumeTask) {
+    const { queues, bodyBytes, tag, mode, timed = false, prefetch = prefetchDefault } = task
+    const pairs = Math.max(clients.length, queues.length)
+    this.#prefetch = Math.max(1, Math.floor(prefetch / pairs))
+    this.arrivals = new Arrivals(bodyBytes, tag, timed)
+    const loops = Array.from({ length: pairs }, (_, i) =>
+      this.#run(mode, clients[i % clients.length]!, queues[i % queues.length]!),
+    )
     this.#loops = Promise.all(loops).catch((error: unknown) => this.#acks.fail(error))
   }
 
-  async #loop(mq: MqClient): Promise<void> {
+  async #run(mode: ConsumeMode, mq: MqClient, queue: string): Promise<void> {
+    switch (mode) {
+      case 'receive':
+        await Promise.all(Array.from({ length: receivers }, () => this.#loop(mq, queue)))
+        return
+      case 'consume':
+        return this.#consume(mq, queue)
+      case 'consumeBatches':
+        return this.#consumeBatches(mq, queue)
+    }
+  }
+
+  async #loop(mq: MqClient, queue: string): Promise<void> {
     while (!this.#stopping) {
-      const messages = await mq.receive(this.#queue, { max: receiveMax, waitMs })
+      const messages = await mq.receive(queue, { max: receiveMax, waitMs })
       if (messages.length === 0) continue
       for (const message of messages) this.arrivals.note(message.body)
       await Promise.all(messages.map((message) => message.ack()))
@@ -51,9 +69,9 @@ class Run {
     }
   }
 
-  async #consume(mq: MqClient): Promise<void> {
-    const loop = mq.consume(this.#queue, { prefetch })
-    this.#end = () => loop.return()
+  async #consume(mq: MqClient, queue: string): Promise<void> {
+    const loop = mq.consume(queue, { prefetch: this.#prefetch })
+    this.#ends.push(() => loop.return())
     const acked = (): void => this.#acks.add(1)
     for await (const message of loop) {
       this.arrivals.note(message.body)
@@ -62,9 +80,9 @@ class Run {
     }
   }
 
-  async #consumeBatches(mq: MqClient): Promise<void> {
-    const loop = mq.consumeBatches(this.#queue, { max: receiveMax, prefetch })
-    this.#end = () => loop.return()
+  async #consumeBatches(mq: MqClient, queue: string): Promise<void> {
+    const loop = mq.consumeBatches(queue, { max: receiveMax, prefetch: this.#prefetch })
+    this.#ends.push(() => loop.return())
     for await (const batch of loop) {
       const { messages } = batch
       for (const message of messages) this.arrivals.note(message.body)
@@ -82,9 +100,9 @@ class Run {
   /** Ends it, after one more look for what should not be there, and says what came of all. */
   async stop(total: number) {
     this.#stopping = true
-    if (this.#end !== null) {
+    if (this.#ends.length > 0) {
       await setTimeout(waitMs)
-      await this.#end()
+      await Promise.all(this.#ends.map((end) => end()))
     }
     await this.#loops
     this.#acks.assertGood()
@@ -93,26 +111,28 @@ class Run {
   }
 }
 
-let client: MqClient | null = null
+let clients: MqClient[] = []
 let run: Run | null = null
 
 const steps = {
-  async connect({ server }: { server: string }): Promise<void> {
-    client = await connect({ servers: [server], name: 'bench-consumer' })
+  async connect(task: ClientsTask): Promise<void> {
+    clients = await connectClients(task, 'bench-consumer')
   },
 
   start(task: ConsumeTask): void {
-    run = new Run(client!, task)
+    run = new Run(clients, task)
   },
 
   untilAcked: ({ total, timeoutMs }: { total: number; timeoutMs: number }) =>
     run!.untilAcked(total, timeoutMs),
 
+  receivedMs: ({ first }: { first: number }) => run!.arrivals.receivedMs(first),
+
   stop: ({ total }: { total: number }) => run!.stop(total),
 
   async close(_: null): Promise<void> {
-    await client?.close()
-    client = null
+    await closeClients(clients)
+    clients = []
   },
 }
 

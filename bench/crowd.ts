@@ -1,5 +1,6 @@
 /** Many clients in one process, each a consumer that holds what it got: when the process ends they are gone at once. */
 import { connect } from '../src/index.ts'
+import { inLanes } from './lanes.ts'
 import { serveSteps } from './steps.ts'
 
 export interface CrowdTask {
@@ -16,14 +17,11 @@ const connecting = 50
 const steps = {
   /** Resolves once each client has its share. */
   async hold({ server, queue, clients, prefetch }: CrowdTask): Promise<void> {
-    for (let i = 0; i < clients; i += connecting) {
-      const some = Array.from({ length: Math.min(connecting, clients - i) }, async () => {
-        const client = await connect({ servers: [server], timeoutMs: 30_000 })
-        const messages = client.consume(queue, { prefetch, renew: false })
-        for (let held = 0; held < prefetch; held++) await messages.next()
-      })
-      await Promise.all(some)
-    }
+    await inLanes(clients, connecting, async () => {
+      const client = await connect({ servers: [server], timeoutMs: 30_000 })
+      const messages = client.consume(queue, { prefetch, renew: false })
+      for (let held = 0; held < prefetch; held++) await messages.next()
+    })
   },
 }
 

@@ -15,6 +15,15 @@ export interface Figure {
 
 export type Target = { readonly atMost: number } | { readonly atLeast: number }
 
+/** A ratio that is wanted, and what it was. */
+export interface TargetRow {
+  readonly what: string
+  readonly target: Target
+  /** Null: what it takes was not measured, or failed. */
+  readonly value: number | null
+  readonly isMet: boolean | null
+}
+
 /** One figure over all runs. */
 export interface FigureRow extends Omit<Figure, 'value'> {
   readonly spread: Spread

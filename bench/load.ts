@@ -3,7 +3,7 @@
  * body of its own, which it changes only once the message it was in is confirmed. That is the cheapest load there can be.
  */
 import { createBody, numberBody } from './bodies.ts'
-import { nowMs, percentile } from './statistics.ts'
+import { nowMs, percentile, type Latency } from './statistics.ts'
 
 export interface LoadTask {
   readonly bodyBytes: number
@@ -25,10 +25,7 @@ export interface SendResult {
   readonly cpuSeconds: number
 }
 
-export interface LatencyResult extends SendResult {
-  readonly p50Ms: number
-  readonly p99Ms: number
-}
+export interface LatencyResult extends SendResult, Latency {}
 
 /** What is sent to. All reject when a message was not confirmed. */
 export interface LoadTarget<Entry> {
@@ -79,23 +76,27 @@ export async function sendSteadily<Entry>(task: LoadTask, target: LoadTarget<Ent
   return { confirmed, startMs, endMs: nowMs(), cpuSeconds: secondsSince(cpu) }
 }
 
-/** Each is awaited before the next. */
+/** Each is awaited before the next, by each of those who send. */
 export async function sendOneByOne(
   task: LoadTask,
-  send: (body: Buffer) => Promise<unknown>,
+  ...senders: readonly ((body: Buffer) => Promise<unknown>)[]
 ): Promise<LatencyResult> {
   const latenciesMs: number[] = []
-  const body = createBody(task.bodyBytes, task.tag)
+  let sent = 0
   const cpu = process.cpuUsage()
   const startMs = nowMs()
   const deadlineMs = performance.now() + task.durationMs
-  for (let at = performance.now(); at < deadlineMs && latenciesMs.length < task.countMax;) {
-    numberBody(body, task.first + latenciesMs.length)
-    await send(body)
-    const now = performance.now()
-    latenciesMs.push(now - at)
-    at = now
+  const sendEach = async (send: (body: Buffer) => Promise<unknown>) => {
+    const body = createBody(task.bodyBytes, task.tag)
+    for (let at = performance.now(); at < deadlineMs && sent < task.countMax;) {
+      numberBody(body, task.first + sent++)
+      await send(body)
+      const now = performance.now()
+      latenciesMs.push(now - at)
+      at = now
+    }
   }
+  await Promise.all(senders.map(sendEach))
   const endMs = nowMs()
   const sorted = Float64Array.from(latenciesMs).sort()
   return {
@@ -105,10 +106,12 @@ export async function sendOneByOne(
     cpuSeconds: secondsSince(cpu),
     p50Ms: percentile(sorted, 0.5),
     p99Ms: percentile(sorted, 0.99),
+    p999Ms: percentile(sorted, 0.999),
   }
 }
 
-function secondsSince(start: NodeJS.CpuUsage): number {
+/** Of the processor, by this process. */
+export function secondsSince(start: NodeJS.CpuUsage): number {
   const { user, system } = process.cpuUsage(start)
   return (user + system) / 1e6
 }

@@ -1,25 +1,28 @@
 /**
- * The bench. Broker, producer and consumer are processes of their own on this machine; raw lmdb and the load
- * generator alone are measured in between, so that what the machine does that day divides out.
+ * The bench. Broker, producer and consumer are processes of their own on this machine; raw lmdb, a socket pair and the
+ * load generator alone are measured in between, so that what the machine does that day divides out.
  *
  *   memory is touched once → each case tries its windows briefly → repeat × every case in turn → medians
  */
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseBenchArgs, states, usage, type BenchArgs } from './args.ts'
 import { backlogModes, measureBacklog } from './backlog.ts'
-import { bodyBytesMin } from './bodies.ts'
-import { buildCommandIfStale, projectRoot } from './broker-process.ts'
-import { batchOf, chooseCases, type Case } from './cases.ts'
+import { buildCommandIfStale } from './broker-process.ts'
+import { batchOf, chooseCases, unpacedName, type Case } from './cases.ts'
 import { compare, measureOf } from './compare.ts'
 import { summarizeFigures, targetText, valueText, type Figure } from './figures.ts'
+import { withLock } from './lock.ts'
 import { measure, type Run } from './measure.ts'
+import { renderBenchPicture } from './picture.ts'
 import { makeDataDir, touchMemory } from './preparation.ts'
 import { describeMachine } from './proc.ts'
 import { topOfProfiles } from './profile.ts'
-import { renderReport, settingsOf, summarize, type Report } from './report.ts'
+import { renderReport, settingsOf, summarize, thousands, type Report } from './report.ts'
+import { jsonOf, nameOf, resultsDir, writeResult } from './results.ts'
 import { measureScale } from './scale.ts'
+import { judgeRows } from './targets.ts'
 
 async function bench(args: BenchArgs): Promise<void> {
   const against = args.against === undefined ? null : await measureOf(args.against)
@@ -27,24 +30,29 @@ async function bench(args: BenchArgs): Promise<void> {
   const startedAt = new Date().toISOString()
   const dir = makeDataDir(args.dir ?? tmpdir())
   const warmMs = Math.min(1000, args.durationMs / 3)
-  const warmedBytes = args.quick ? 0 : await touchMemory()
+  const inTurn = <T>(work: () => Promise<T>) => withLock(args.lockFile, work)
+  const warmedBytes = args.quick ? 0 : await inTurn(touchMemory)
   const cases = chooseCases(args)
 
-  const trialMs = args.durationMs / 4
+  /** Of each way that was tried. */
+  const tried: Run[] = []
+  const trial = async (what: Case, window: number): Promise<Run> => {
+    const options = { dir, durationMs: args.durationMs / 4, warmMs, window, profileDir: undefined }
+    const run = await inTurn(() => measure(what, options))
+    say(run, 'trial')
+    tried.push(run)
+    return run
+  }
   const windows = new Map<Case, number>()
   for (const what of cases) {
-    let best = 0
-    for (const window of what.windows) {
-      if (what.windows.length === 1) windows.set(what, window)
-      else {
-        const run = await measure(what, { dir, durationMs: trialMs, warmMs, window, profileDir: undefined })
-        say(run, 'trial')
-        if (run.perSecond > best) {
-          best = run.perSecond
-          windows.set(what, window)
-        }
-      }
-    }
+    if (what.windows.length > 1) for (const window of what.windows) await trial(what, window)
+    windows.set(what, bestOf(tried, what.name)?.window ?? what.windows[0]!)
+  }
+  const paces = new Map<Case, number>()
+  for (const what of cases.filter(({ atHalf }) => atHalf === true)) {
+    const unpaced = unpacedOf(what, args)
+    const best = bestOf(tried, unpaced.name) ?? (await trial(unpaced, unpaced.windows.at(-1)!))
+    paces.set(what, Math.max(1, Math.round(best.perSecond / 2)))
   }
 
   const runs: Run[] = []
@@ -53,23 +61,27 @@ async function bench(args: BenchArgs): Promise<void> {
   for (let round = 1; round <= args.repeat; round++) {
     for (const what of cases) {
       const profileDir = args.profileDir === undefined ? undefined : join(args.profileDir, `run-${round}`)
+      const durationMs = what.kind === 'w3' ? args.pacedMs : args.durationMs
       const window = windows.get(what)!
-      const options = { dir, durationMs: args.durationMs, warmMs, window, profileDir }
+      const options = { dir, durationMs, warmMs, window, profileDir, pacePerSecond: paces.get(what) }
       const ourTurn = async (): Promise<void> => {
-        const run = await measure(what, options)
+        const run = await inTurn(() => measure(what, options))
         runs.push(run)
         say(run, `${round}/${args.repeat}`)
       }
       // Whoever is second finds another machine than the first, so they take turns.
       if (round % 2 === 1) await ourTurn()
       if (against !== null) {
-        const run = await against(what, { ...options, profileDir: undefined })
-        theirs.push(run)
-        say(run, `${round}/${args.repeat} of the other`)
+        // An older bench does not know every kind.
+        const run: Run | undefined = await inTurn(() => against(what, { ...options, profileDir: undefined }))
+        if (run !== undefined) {
+          theirs.push(run)
+          say(run, `${round}/${args.repeat} of the other`)
+        }
       }
       if (round % 2 === 0) await ourTurn()
     }
-    for await (const figure of measureStates(args, dir, round)) {
+    for await (const figure of measureStates(args, dir, round, inTurn)) {
       figures.push(figure)
       const { of, what, unit, value, target } = figure
       const wanted = target === null ? '' : ` (wanted ${targetText(target)})`
@@ -77,50 +89,71 @@ async function bench(args: BenchArgs): Promise<void> {
     }
   }
 
+  const rows = summarize(cases, runs)
   const report: Report = {
     machine: describeMachine(),
     startedAt,
     settings: settingsOf({ ...args, warmMs, warmedBytes, batches: args.sizesBytes.map(batchOf) }),
-    rows: summarize(cases, runs),
+    rows,
+    targets: judgeRows(rows),
     runs,
     comparisons: against === null ? [] : compare(cases, runs, theirs),
     figureRows: summarizeFigures(figures),
     figures,
   }
-  console.log(`\n${renderReport(report)}`)
-  const results = join(projectRoot(), 'bench', 'results', 'tmp')
-  mkdirSync(results, { recursive: true })
-  const json = `${JSON.stringify(report, null, 2)}\n`
-  writeFileSync(join(results, `${startedAt.replaceAll(':', '-')}.json`), json)
-  if (args.jsonFile !== undefined) writeFileSync(args.jsonFile, json)
+  const text = renderReport(report)
+  console.log(`\n${text}`)
+  const result = { report, text, picture: renderBenchPicture(report) }
+  writeResult(args.out ?? resultsDir('tmp'), nameOf(startedAt), result)
+  if (args.save !== undefined) writeResult(resultsDir(), args.save, result)
+  if (args.jsonFile !== undefined) writeFileSync(args.jsonFile, jsonOf(report))
   if (args.profileDir !== undefined) console.log(topOfProfiles(args.profileDir).join('\n'))
 }
 
+/** Undefined: none of that name. */
+function bestOf(runs: readonly Run[], name: string): Run | undefined {
+  return runs.filter((run) => run.case === name).sort((a, b) => b.perSecond - a.perSecond)[0]
+}
+
+/** The W2 that a W3 is half as fast as. */
+function unpacedOf({ bodyBytes }: Case, args: BenchArgs): Case {
+  const name = unpacedName(bodyBytes)
+  return chooseCases({ ...args, workloads: ['w2'], sizesBytes: [bodyBytes] }).find(
+    (what) => what.name === name,
+  )!
+}
+
 /** The figures of what is no stream, one after the other. */
-async function* measureStates(args: BenchArgs, dir: string, round: number): AsyncGenerator<Figure> {
+async function* measureStates(
+  args: BenchArgs,
+  dir: string,
+  round: number,
+  inTurn: <T>(work: () => Promise<T>) => Promise<T>,
+): AsyncGenerator<Figure> {
   const messages = args.backlog
   const profileDir = args.profileDir === undefined ? undefined : join(args.profileDir, `run-${round}`)
+  const options = { dir, messages, profileDir }
   for (const state of states.filter((name) => args.workloads.includes(name))) {
     if (state === 'w5') {
-      for (const mode of backlogModes) yield* await measureBacklog(mode, { dir, messages, profileDir })
-    } else yield* await measureScale(state, { dir, messages, profileDir })
+      for (const mode of backlogModes) yield* await inTurn(() => measureBacklog(mode, options))
+    } else yield* await inTurn(() => measureScale(state, options))
   }
 }
 
 /** How it goes, on stderr: stdout is for the table. */
 function say(run: Run, which: string): void {
-  const rate = Math.round(run.perSecond).toLocaleString('en-US')
   const cpu = run.brokerCpu === null ? '' : `, ${run.brokerCpu.toFixed(2)} CPU s/M`
+  const received = run.receivedP99Ms === null ? '' : `, received p99 ${run.receivedP99Ms.toFixed(2)} ms`
   const others = `others ${Math.round(run.othersShare * 100)}%`
-  console.error(`${which}  ${run.case}, window ${run.window}: ${rate}/s${cpu}, ${others}`)
+  console.error(
+    `${which}  ${run.case}, window ${run.window}: ${thousands(run.perSecond)}/s${cpu}${received}, ${others}`,
+  )
 }
 
 try {
   const args = parseBenchArgs(process.argv.slice(2))
   if (args === 'help') console.log(usage)
-  else if (args.sizesBytes.some((bytes) => bytes < bodyBytesMin)) {
-    throw new Error(`--size: a body has at least ${bodyBytesMin} bytes`)
-  } else await bench(args)
+  else await bench(args)
 } catch (error) {
   console.error(`bench: ${error instanceof Error ? error.message : String(error)}`)
   process.exitCode = 1

@@ -1,15 +1,15 @@
 /** One run of one case: fresh processes, fresh data, and an account of every message. */
 import { mkdtempSync, rmSync } from 'node:fs'
-import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
-import { BrokerProcess } from './broker-process.ts'
-import type { Case } from './cases.ts'
-import type { ConsumerSteps } from './consumer.ts'
-import { anonymousBytesOf, cpuSecondsOf, machineBusySeconds, peakMemoryBytesOf } from './proc.ts'
-import type { ProducerSteps, SendTask } from './producer.ts'
+import { socketBufferBytes, type Case } from './cases.ts'
+import type { LoadTask } from './load.ts'
+import { pacePerSecond } from './paced.ts'
+import type { ProducerSteps } from './producer.ts'
 import type { RawSteps } from './raw-lmdb.ts'
+import type { SocketSteps } from './raw-socket.ts'
 import { nowMs } from './statistics.ts'
 import { Worker } from './steps.ts'
+import { stepMs, Trio, watchOthers, type Costs } from './trio.ts'
 
 export interface RunOptions {
   /** Where data goes. */
@@ -19,6 +19,8 @@ export interface RunOptions {
   readonly warmMs: number
   readonly window: number
   readonly profileDir: string | undefined
+  /** Messages a second of w3. Default 1,000. */
+  readonly pacePerSecond?: number | undefined
 }
 
 export interface Run {
@@ -33,8 +35,14 @@ export interface Run {
   readonly consumerCpu: number | null
   readonly brokerPeakBytes: number | null
   readonly brokerAnonymousBytes: number | null
+  /** From the send to the confirm. */
   readonly p50Ms: number | null
   readonly p99Ms: number | null
+  readonly p999Ms: number | null
+  /** From the send to the consumer. */
+  readonly receivedP50Ms: number | null
+  readonly receivedP99Ms: number | null
+  readonly receivedP999Ms: number | null
   /** Messages a second when what W1 sent is received and acked afterwards. */
   readonly drainPerSecond: number | null
   readonly lost: number | null
@@ -45,11 +53,14 @@ export interface Run {
 
 /** Bodies of one run together, in bytes: bounds disk and time, whatever the duration. */
 const runBytesMax = 3 * 2 ** 30
-const queue = 'bench'
-const cores = availableParallelism()
-const stepMs = 30_000
-/** The slowest pace at which a backlog is waited for. */
-const drainPerSecondMin = 5_000
+/** More than raw lmdb can do; a file is preallocated for so much. */
+const rawMax = { bytesPerSecond: 2 ** 30, putsPerSecond: 10_000 }
+const pageBytes = 4096
+/** Of a value, before its bytes on the pages that it has for itself. */
+const pageHeadBytes = 16
+/** For LMDB's own pages and lists. */
+const rawSlackBytes = 64 << 20
+const queues = ['bench']
 
 const noFigures = {
   brokerCpu: null,
@@ -59,6 +70,10 @@ const noFigures = {
   brokerAnonymousBytes: null,
   p50Ms: null,
   p99Ms: null,
+  p999Ms: null,
+  receivedP50Ms: null,
+  receivedP99Ms: null,
+  receivedP999Ms: null,
   drainPerSecond: null,
   lost: null,
   duplicated: null,
@@ -72,12 +87,16 @@ export async function measure(what: Case, options: RunOptions): Promise<Run> {
       case 'raw':
       case 'rawOneByOne':
         return await measureRaw(what, options, dir)
+      case 'sockets':
+        return await measureSockets(what, options)
       case 'generate':
         return await measureGenerator(what, options)
       case 'w1':
       case 'w2':
       case 'w4':
-        return await measureBroker(what, what.kind, options, dir)
+        return await measureStream(what, options, dir)
+      case 'w3':
+        return await measurePaced(what, options, dir)
     }
   } finally {
     rmSync(dir, { recursive: true, force: true })
@@ -90,9 +109,11 @@ async function measureRaw(what: Case, { durationMs }: RunOptions, dir: string): 
     const perPut = what.batch ?? 1
     const inFlight = what.windows[0]! / perPut
     const valueBytes = perPut * what.bodyBytes
-    const task = { dir, valueBytes, inFlight, durationMs, bytesMax: runBytesMax }
+    const preallocated = what.preallocated === true ? preallocationFor(valueBytes, durationMs) : null
+    const bytesMax = preallocated?.bytesMax ?? runBytesMax
+    await worker.call('open', { dir, valueBytes, zeroBytes: preallocated?.fileBytes ?? null }, 2 * stepMs)
     const others = watchOthers([worker.pid])
-    const result = await worker.call('put', task, durationMs + stepMs)
+    const result = await worker.call('put', { inFlight, durationMs, bytesMax }, durationMs + stepMs)
     const messages = result.puts * perPut
     return {
       ...noFigures,
@@ -104,10 +125,52 @@ async function measureRaw(what: Case, { durationMs }: RunOptions, dir: string): 
       brokerCpu: (result.cpuSeconds / messages) * 1e6,
       p50Ms: result.p50Ms,
       p99Ms: result.p99Ms,
+      p999Ms: result.p999Ms,
       othersShare: others(),
     }
   } finally {
     await worker.stop()
+  }
+}
+
+/** What can be put in that time, and the file that takes it. */
+function preallocationFor(valueBytes: number, durationMs: number): { bytesMax: number; fileBytes: number } {
+  const perSecond = Math.min(rawMax.putsPerSecond, rawMax.bytesPerSecond / valueBytes)
+  const puts = Math.min(runBytesMax / valueBytes, perSecond * (durationMs / 1000))
+  const pages = Math.ceil((valueBytes + pageHeadBytes) / pageBytes)
+  return { bytesMax: puts * valueBytes, fileBytes: Math.ceil(puts * pages * pageBytes + rawSlackBytes) }
+}
+
+async function measureSockets(what: Case, { durationMs }: RunOptions): Promise<Run> {
+  const writer = new Worker<SocketSteps>('raw-socket')
+  const reader = new Worker<SocketSteps>('raw-socket')
+  try {
+    const perFrame = what.batch ?? 1
+    const frameBytes = perFrame * what.bodyBytes
+    const port = await writer.call('listen', { bufferBytes: socketBufferBytes }, stepMs)
+    const others = watchOthers([writer.pid, reader.pid])
+    const reading = reader.call('read', { port }, durationMs + 2 * stepMs)
+    const written = await writer.call('write', { frameBytes, durationMs }, durationMs + stepMs)
+    const read = await reading
+    if (read.bytes !== written.frames * frameBytes) {
+      throw new Error(`${what.name}: of ${written.frames * frameBytes} bytes ${read.bytes} came`)
+    }
+    const messages = written.frames * perFrame
+    const elapsedMs = read.endMs - written.startMs
+    return {
+      ...noFigures,
+      case: what.name,
+      window: what.windows[0]!,
+      messages,
+      elapsedMs,
+      perSecond: (messages / elapsedMs) * 1000,
+      producerCpu: (written.cpuSeconds / messages) * 1e6,
+      consumerCpu: (read.cpuSeconds / messages) * 1e6,
+      othersShare: others(),
+    }
+  } finally {
+    await writer.stop()
+    await reader.stop()
   }
 }
 
@@ -116,7 +179,7 @@ async function measureGenerator(what: Case, options: RunOptions): Promise<Run> {
   try {
     // It makes millions a second; a second tells enough.
     const durationMs = Math.min(options.durationMs, 1000)
-    const task = sendTask(what, options, { durationMs, first: 0, countMax: 2 ** 32 - 1, tag: 0 })
+    const task = { ...loadOf(what, options), durationMs, first: 0, countMax: 2 ** 32 - 1, tag: 0 }
     const others = watchOthers([producer.pid])
     const { confirmed, startMs, endMs, cpuSeconds } = await producer.call('generate', task, stepMs)
     return {
@@ -134,123 +197,108 @@ async function measureGenerator(what: Case, options: RunOptions): Promise<Run> {
   }
 }
 
-async function measureBroker(
-  what: Case,
-  kind: 'w1' | 'w2' | 'w4',
-  options: RunOptions,
-  dir: string,
-): Promise<Run> {
-  const { durationMs, warmMs, profileDir } = options
-  const profiled = (name: string) =>
-    profileDir === undefined
-      ? []
-      : ['--cpu-prof', `--cpu-prof-dir=${join(profileDir, what.name.replaceAll(' ', '-'), name)}`]
-  const tag = (Math.random() * 2 ** 32) >>> 0
-  let broker: BrokerProcess | null = null
-  const producer = new Worker<ProducerSteps>('producer', profiled('producer'))
-  const consumer = new Worker<ConsumerSteps>('consumer', profiled('consumer'))
-  try {
-    broker = await BrokerProcess.start({ dataDir: join(dir, 'data'), execArgv: profiled('broker') })
-    const server = broker.listen
-    await producer.call('connect', { server }, stepMs)
-    await consumer.call('connect', { server }, stepMs)
-    await producer.call('createQueue', { queue }, stepMs)
-    const consume = { queue, bodyBytes: what.bodyBytes, tag, mode: what.consume ?? 'receive' }
-    if (kind === 'w2') await consumer.call('start', consume, stepMs)
+async function measureStream(what: Case, options: RunOptions, dir: string): Promise<Run> {
+  const { durationMs, warmMs } = options
+  await using trio = await Trio.start({ ...trioOptions(what, options, dir), producers: what.clients })
+  const receives = what.kind === 'w2'
+  const receive = () => trio.receive({ bodyBytes: what.bodyBytes, mode: what.consume ?? 'receive' })
+  if (receives) await receive()
+  const step = what.kind === 'w4' ? 'oneByOne' : 'send'
+  const countMax = Math.floor(runBytesMax / what.bodyBytes)
+  const send = (ms: number, first: number) =>
+    trio.send(step, { ...loadOf(what, options), durationMs: ms, first, countMax })
 
-    const send = async (ms: number, first: number) => {
-      const countMax = Math.floor(runBytesMax / what.bodyBytes)
-      const task = sendTask(what, options, { durationMs: ms, first, countMax, tag })
-      const step = kind === 'w4' ? 'oneByOne' : 'send'
-      const sent = await producer.call(step, task, ms + 2 * stepMs)
-      return {
-        ...sent,
-        p50Ms: 'p50Ms' in sent ? sent.p50Ms : null,
-        p99Ms: 'p99Ms' in sent ? sent.p99Ms : null,
-      }
-    }
-    const untilAcked = (total: number) => {
-      const timeoutMs = stepMs + (total / drainPerSecondMin) * 1000
-      return consumer.call('untilAcked', { total, timeoutMs }, timeoutMs + stepMs)
-    }
+  const warm = await send(warmMs, 0)
+  if (receives) await trio.untilAcked(warm.confirmed)
+  const costs = trio.watch()
+  const sent = await send(durationMs, warm.confirmed)
+  const total = warm.confirmed + sent.confirmed
+  const endMs = receives ? (await trio.untilAcked(total)).lastAckMs : sent.endMs
+  const cpu = perMillion(costs(), sent.confirmed)
 
-    const warm = await send(warmMs, 0)
-    if (kind === 'w2') await untilAcked(warm.confirmed)
-
-    const pids = [broker.pid, producer.pid, consumer.pid]
-    const cpuBefore = pids.map(cpuSecondsOf)
-    const others = watchOthers(pids)
-    const sent = await send(durationMs, warm.confirmed)
-    const total = warm.confirmed + sent.confirmed
-    const endMs = kind === 'w2' ? (await untilAcked(total)).lastAckMs : sent.endMs
-    const othersShare = others()
-    const [brokerCpu, producerCpu, consumerCpu] = pids.map(
-      (pid, i) => ((cpuSecondsOf(pid) - cpuBefore[i]!) / sent.confirmed) * 1e6,
-    )
-
-    // What was confirmed must be there, once; in W1 and W4 nobody has looked yet.
-    let drainPerSecond: number | null = null
-    if (kind !== 'w2') {
-      const drainStartMs = nowMs()
-      await consumer.call('start', consume, stepMs)
-      const { lastAckMs } = await untilAcked(total)
-      drainPerSecond = (total / (lastAckMs - drainStartMs)) * 1000
-    }
-    const account = await consumer.call('stop', { total }, 2 * stepMs)
-    const figures = {
-      brokerPeakBytes: peakMemoryBytesOf(broker.pid),
-      brokerAnonymousBytes: anonymousBytesOf(broker.pid),
-    }
-    if (account.missing > 0 || account.duplicates > 0 || account.damaged > 0) {
-      throw new Error(`${what.name}: of ${total} confirmed messages: ${JSON.stringify(account)}`)
-    }
-    await producer.call('close', null, stepMs)
-    await consumer.call('close', null, stepMs)
-    const stopped = broker
-    broker = null
-    await stopped.stop()
-    const elapsedMs = endMs - sent.startMs
-    return {
-      ...noFigures,
-      ...figures,
-      case: what.name,
-      window: options.window,
-      messages: sent.confirmed,
-      elapsedMs,
-      perSecond: (sent.confirmed / elapsedMs) * 1000,
-      brokerCpu: brokerCpu!,
-      producerCpu: producerCpu!,
-      consumerCpu: kind === 'w2' ? consumerCpu! : null,
-      p50Ms: sent.p50Ms,
-      p99Ms: sent.p99Ms,
-      drainPerSecond,
-      lost: account.missing,
-      duplicated: account.duplicates,
-      othersShare,
-    }
-  } finally {
-    await producer.stop()
-    await consumer.stop()
-    await broker?.kill()
+  // What was confirmed must be there, once; in W1 and W4 nobody has looked yet.
+  let drainPerSecond: number | null = null
+  if (!receives) {
+    const drainStartMs = nowMs()
+    await receive()
+    const { lastAckMs } = await trio.untilAcked(total)
+    drainPerSecond = (total / (lastAckMs - drainStartMs)) * 1000
+  }
+  const account = await trio.account(what.name, total)
+  const memory = memoryOf(trio)
+  await trio.finish()
+  const elapsedMs = endMs - sent.startMs
+  return {
+    ...noFigures,
+    ...account,
+    ...memory,
+    ...cpu,
+    consumerCpu: receives ? cpu.consumerCpu : null,
+    case: what.name,
+    window: options.window,
+    messages: sent.confirmed,
+    elapsedMs,
+    perSecond: (sent.confirmed / elapsedMs) * 1000,
+    ...('p50Ms' in sent ? { p50Ms: sent.p50Ms, p99Ms: sent.p99Ms, p999Ms: sent.p999Ms } : {}),
+    drainPerSecond,
   }
 }
 
-function sendTask(
+async function measurePaced(what: Case, options: RunOptions, dir: string): Promise<Run> {
+  const { bodyBytes } = what
+  const perSecond = options.pacePerSecond ?? pacePerSecond
+  const warmMs = options.warmMs
+  const durationMs = Math.min(options.durationMs, (runBytesMax / bodyBytes / perSecond) * 1000)
+  await using trio = await Trio.start(trioOptions(what, options, dir))
+  await trio.receive({ bodyBytes, mode: 'consume', timed: true })
+  const costs = trio.watch()
+  const paced = await trio.pace({ bodyBytes, perSecond, durationMs, warmMs })
+  const cpu = perMillion(costs(), paced.total)
+  const account = await trio.account(what.name, paced.total)
+  const memory = memoryOf(trio)
+  await trio.finish()
+  const { messages, elapsedMs, confirm, received } = paced
+  return {
+    ...noFigures,
+    ...account,
+    ...memory,
+    ...cpu,
+    case: what.name,
+    window: options.window,
+    messages,
+    elapsedMs,
+    perSecond: paced.perSecond,
+    ...confirm,
+    receivedP50Ms: received.p50Ms,
+    receivedP99Ms: received.p99Ms,
+    receivedP999Ms: received.p999Ms,
+  }
+}
+
+function trioOptions(what: Case, { profileDir }: RunOptions, dir: string) {
+  const profiles = profileDir === undefined ? undefined : join(profileDir, what.name.replaceAll(' ', '-'))
+  return { dir, queues, profileDir: profiles }
+}
+
+function loadOf(
   { bodyBytes, batch }: Case,
   { window }: RunOptions,
-  rest: Pick<SendTask, 'durationMs' | 'first' | 'countMax' | 'tag'>,
-): SendTask {
-  return { queue, bodyBytes, batch, window, ...rest }
+): Pick<LoadTask, 'bodyBytes' | 'batch' | 'window'> {
+  return { bodyBytes, batch, window }
 }
 
-/** Measures what share of the machine goes to others than these processes and this one, until it is called. */
-function watchOthers(pids: readonly number[]): () => number {
-  const ours = () => [...pids, process.pid].reduce((sum, pid) => sum + cpuSecondsOf(pid), 0)
-  const busyBefore = machineBusySeconds()
-  const oursBefore = ours()
-  const startMs = nowMs()
-  return () => {
-    const capacity = ((nowMs() - startMs) / 1000) * cores
-    return Math.max(0, machineBusySeconds() - busyBefore - (ours() - oursBefore)) / capacity
+/** CPU seconds for a million messages. */
+export function perMillion(costs: Costs, messages: number) {
+  const each = (seconds: number) => (seconds / messages) * 1e6
+  return {
+    brokerCpu: each(costs.broker),
+    producerCpu: each(costs.producer),
+    consumerCpu: each(costs.consumer),
+    othersShare: costs.othersShare,
   }
+}
+
+function memoryOf(trio: Trio): Pick<Run, 'brokerPeakBytes' | 'brokerAnonymousBytes'> {
+  const { peakBytes, anonymousBytes } = trio.brokerMemory()
+  return { brokerPeakBytes: peakBytes, brokerAnonymousBytes: anonymousBytes }
 }

@@ -1,6 +1,8 @@
 /** What Linux tells about processes and the machine, from /proc. */
 import { readFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
+import { join } from 'node:path'
+import { projectRoot } from './broker-process.ts'
 
 /** USER_HZ: the kernel's ABI fixes it at 100 on every architecture that Node runs on. */
 const ticksPerSecond = 100
@@ -56,6 +58,7 @@ export interface Machine {
   readonly memoryBytes: number
   readonly kernel: string
   readonly node: string
+  readonly lmdb: string
 }
 
 export function describeMachine(): Machine {
@@ -65,5 +68,15 @@ export function describeMachine(): Machine {
     memoryBytes: totalmem(),
     kernel: release(),
     node: process.version,
+    lmdb: lmdbVersion(),
   }
+}
+
+function lmdbVersion(): string {
+  const manifest = readFileSync(join(projectRoot(), 'node_modules', 'lmdb', 'package.json'), 'utf8')
+  return (JSON.parse(manifest) as { version: string }).version
+}
+
+export function machineText({ cores, cpu, memoryBytes, kernel, node, lmdb }: Machine): string {
+  return `${cores} × ${cpu}, ${Math.round(memoryBytes / 2 ** 30)} GiB, Linux ${kernel}, Node ${node}, lmdb ${lmdb}`
 }

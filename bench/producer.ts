@@ -1,45 +1,71 @@
 /** The producer's process: it sends by the client, or nowhere, which tells what the load itself costs. */
-import { connect, type MqClient } from '../src/index.ts'
+import type { MqClient } from '../src/index.ts'
+import { closeClients, connectClients, createQueues, type ClientsTask } from './clients.ts'
 import { sendOneByOne, sendSteadily, type LoadTarget, type LoadTask } from './load.ts'
+import { sendPaced, type PacedTask } from './paced.ts'
 import { serveSteps } from './steps.ts'
 
-export interface SendTask extends LoadTask {
-  readonly queue: string
+/** To each queue in turn, by each client in turn. */
+interface Target {
+  readonly queues: readonly string[]
 }
 
-let client: MqClient | null = null
+export interface SendTask extends LoadTask, Target {}
+
+export interface QueuesTask extends Target {
+  readonly partitions?: number | undefined
+}
+
+let clients: MqClient[] = []
 
 const steps = {
-  async connect({ server }: { server: string }): Promise<void> {
-    client = await connect({ servers: [server], name: 'bench-producer' })
+  async connect(task: ClientsTask): Promise<void> {
+    clients = await connectClients(task, 'bench-producer')
   },
 
-  async createQueue({ queue }: { queue: string }): Promise<void> {
-    await client!.createQueue(queue)
-  },
+  createQueues: ({ queues, partitions }: QueuesTask) => createQueues(clients[0]!, queues, { partitions }),
 
-  send: (task: SendTask) => sendSteadily(task, targetOf(client!, task.queue)),
+  send: (task: SendTask) => sendSteadily(task, targetOf(task.queues)),
 
-  generate(task: SendTask) {
+  generate(task: LoadTask) {
     const done = Promise.resolve()
     return sendSteadily(task, { send: () => done, entryOf: (body) => ({ body }), sendBatch: () => done })
   },
 
-  oneByOne: (task: SendTask) => sendOneByOne(task, (body) => client!.send(task.queue, body)),
+  /** Each client by itself. */
+  oneByOne: (task: SendTask) =>
+    sendOneByOne(
+      task,
+      ...clients.map((mq, i) => (body: Buffer) => mq.send(task.queues[i % task.queues.length]!, body)),
+    ),
+
+  paced(task: PacedTask & Target) {
+    const target = targetOf(task.queues)
+    return sendPaced(task, (body) => target.send(body))
+  },
 
   async close(_: null): Promise<void> {
-    await client?.close()
-    client = null
+    await closeClients(clients)
+    clients = []
   },
 }
 
 export type ProducerSteps = typeof steps
 
-function targetOf(mq: MqClient, queue: string): LoadTarget<{ readonly body: Buffer }> {
+function targetOf(queues: readonly string[]): LoadTarget<{ readonly body: Buffer }> {
+  let next = 0
+  const turn = () => {
+    const at = next++
+    return { mq: clients[at % clients.length]!, queue: queues[at % queues.length]! }
+  }
   return {
-    send: (body) => mq.send(queue, body),
+    send(body) {
+      const { mq, queue } = turn()
+      return mq.send(queue, body)
+    },
     entryOf: (body) => ({ body }),
     async sendBatch(entries) {
+      const { mq, queue } = turn()
       for (const result of await mq.sendBatch(queue, entries)) if (result instanceof Error) throw result
     },
   }

@@ -1,46 +1,61 @@
 /**
  * What the store below the broker can do by itself, in a process of its own: the same lmdb, as durable as the broker
- * needs it, with nothing around it. Blobs as large as a client's batches; one file, which grows.
+ * needs it, with nothing around it. Blobs as large as a client's batches; one file, which grows, or whose blocks were
+ * all written before.
  */
 import * as lmdb from 'lmdb'
 import { randomBytes } from 'node:crypto'
+import { closeSync, fdatasyncSync, fstatSync, openSync, statSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
-import { percentile } from './statistics.ts'
+import { secondsSince } from './load.ts'
+import { percentile, type Latency } from './statistics.ts'
 import { serveSteps } from './steps.ts'
 
-export interface PutTask {
+export interface OpenTask {
   readonly dir: string
   readonly valueBytes: number
+  /** Zeros that are written to the file and synced; null: it grows. */
+  readonly zeroBytes: number | null
+}
+
+export interface PutTask {
   /** Puts not yet durable at most. */
   readonly inFlight: number
   readonly durationMs: number
   readonly bytesMax: number
 }
 
-export interface PutResult {
+export interface PutResult extends Latency {
   readonly puts: number
   readonly elapsedMs: number
   readonly cpuSeconds: number
-  readonly p50Ms: number
-  readonly p99Ms: number
 }
 
+const zerosAtOnceBytes = 4 << 20
+
+let db: lmdb.Database<Uint8Array, Uint8Array>
+let file = ''
+/** Past it the file grows; infinite where it may. */
+let fileBytesMax = Infinity
+/** Written again and again: a put reads the buffer later, so it must not change, and it never does. */
+let value: Buffer
+
 const steps = {
-  async put({ dir, valueBytes, inFlight, durationMs, bytesMax }: PutTask): Promise<PutResult> {
-    const db = lmdb.open<Uint8Array, Uint8Array>(join(dir, 'raw.mdb'), {
-      noSubdir: true,
-      encoding: 'binary',
-      keyEncoding: 'binary',
-      overlappingSync: false,
-      commitDelay: 0,
-      compression: false,
-      cache: false,
-      remapChunks: false,
-      maxDbs: 1,
-    })
-    // Written again and again: a put reads the buffer later, so it must not change, and it never does.
-    const value = randomBytes(valueBytes)
-    const putsMax = Math.max(1, Math.floor(bytesMax / valueBytes))
+  async open({ dir, valueBytes, zeroBytes }: OpenTask): Promise<void> {
+    file = join(dir, 'raw.mdb')
+    value = randomBytes(valueBytes)
+    db = openFile()
+    if (zeroBytes === null) return
+    // LMDB's own first pages are on the disk once something was put.
+    await db.put(Buffer.alloc(1), value)
+    await db.close()
+    fileBytesMax = writeZeros(file, zeroBytes)
+    // Its map covers the file as it is when it is opened.
+    db = openFile()
+  },
+
+  async put({ inFlight, durationMs, bytesMax }: PutTask): Promise<PutResult> {
+    const putsMax = Math.max(1, Math.floor(bytesMax / value.length))
     const latenciesMs = new Float64Array(Math.min(putsMax, 1 << 20))
     let next = 0
     let durable = 0
@@ -59,17 +74,46 @@ const steps = {
     }
     await Promise.all(Array.from({ length: inFlight }, loop))
     const elapsedMs = performance.now() - start
-    const { user, system } = process.cpuUsage(cpu)
+    const cpuSeconds = secondsSince(cpu)
     await db.close()
+    if (statSync(file).size > fileBytesMax)
+      throw new Error('raw lmdb outgrew the blocks that were written before')
     const sorted = latenciesMs.slice(0, durable).sort()
     return {
       puts: durable,
       elapsedMs,
-      cpuSeconds: (user + system) / 1e6,
+      cpuSeconds,
       p50Ms: percentile(sorted, 0.5),
       p99Ms: percentile(sorted, 0.99),
+      p999Ms: percentile(sorted, 0.999),
     }
   },
+}
+
+function openFile(): lmdb.Database<Uint8Array, Uint8Array> {
+  return lmdb.open<Uint8Array, Uint8Array>(file, {
+    noSubdir: true,
+    encoding: 'binary',
+    keyEncoding: 'binary',
+    overlappingSync: false,
+    commitDelay: 0,
+    compression: false,
+    cache: false,
+    remapChunks: false,
+    maxDbs: 1,
+  })
+}
+
+/** Behind what the file has: LMDB's own pages stay as they are. @returns the file's size */
+function writeZeros(path: string, bytes: number): number {
+  const zeros = Buffer.alloc(zerosAtOnceBytes)
+  const fd = openSync(path, 'r+')
+  const first = fstatSync(fd).size
+  let end = first
+  while (end < first + bytes) end += writeSync(fd, zeros, 0, zeros.length, end)
+  fdatasyncSync(fd)
+  closeSync(fd)
+  return end
 }
 
 export type RawSteps = typeof steps

@@ -1,9 +1,9 @@
 /** The result as a table, with the ratios that outlast the machine. */
-import { sizeName, type Case } from './cases.ts'
+import { limitKinds, sizeName, type Case, type LimitKind } from './cases.ts'
 import type { Comparison } from './compare.ts'
-import { groupBy, targetText, valueText, type Figure, type FigureRow } from './figures.ts'
+import { groupBy, targetText, valueText, type Figure, type FigureRow, type TargetRow } from './figures.ts'
 import type { Run } from './measure.ts'
-import type { Machine } from './proc.ts'
+import { machineText, type Machine } from './proc.ts'
 import { spreadOf, type Spread } from './statistics.ts'
 
 export interface Row {
@@ -11,14 +11,18 @@ export interface Row {
   readonly window: number
   readonly runs: number
   readonly perSecond: Spread
-  /** Times the rate of the raw limit in the same run of the bench. */
-  readonly ofRaw: number | null
+  /** Times the rate of each limit in the same run of the bench. */
+  readonly of: Readonly<Partial<Record<LimitKind, number>>>
   readonly brokerCpu: Spread | null
   readonly producerCpu: Spread | null
   readonly consumerCpu: Spread | null
   readonly brokerPeakBytes: Spread | null
   readonly p50Ms: Spread | null
   readonly p99Ms: Spread | null
+  readonly p999Ms: Spread | null
+  readonly receivedP50Ms: Spread | null
+  readonly receivedP99Ms: Spread | null
+  readonly receivedP999Ms: Spread | null
   readonly drainPerSecond: Spread | null
   readonly lost: number | null
   readonly duplicated: number | null
@@ -30,6 +34,8 @@ export interface Report {
   readonly startedAt: string
   readonly settings: Readonly<Record<string, unknown>>
   readonly rows: readonly Row[]
+  /** What was wanted of them. */
+  readonly targets: readonly TargetRow[]
   readonly runs: readonly Run[]
   /** With another checkout; none unless one was given. */
   readonly comparisons: readonly Comparison[]
@@ -49,19 +55,27 @@ export function summarize(cases: readonly Case[], runs: readonly Run[]): Row[] {
     const sum = (figure: RunFigure) =>
       all(figure).length === 0 ? null : all(figure).reduce((a, b) => a + b, 0)
     const perSecond = spreadOf(all('perSecond'))
-    const raw = rows.find((row) => row.case === against)
+    const of: Partial<Record<LimitKind, number>> = {}
+    for (const kind of limitKinds) {
+      const limit = rows.find((row) => row.case === against[kind])
+      if (limit !== undefined) of[kind] = perSecond.median / limit.perSecond.median
+    }
     rows.push({
       case: name,
       window: own[0]!.window,
       runs: own.length,
       perSecond,
-      ofRaw: raw === undefined ? null : perSecond.median / raw.perSecond.median,
+      of,
       brokerCpu: spread('brokerCpu'),
       producerCpu: spread('producerCpu'),
       consumerCpu: spread('consumerCpu'),
       brokerPeakBytes: spread('brokerPeakBytes'),
       p50Ms: spread('p50Ms'),
       p99Ms: spread('p99Ms'),
+      p999Ms: spread('p999Ms'),
+      receivedP50Ms: spread('receivedP50Ms'),
+      receivedP99Ms: spread('receivedP99Ms'),
+      receivedP999Ms: spread('receivedP999Ms'),
       drainPerSecond: spread('drainPerSecond'),
       lost: sum('lost'),
       duplicated: sum('duplicated'),
@@ -71,61 +85,114 @@ export function summarize(cases: readonly Case[], runs: readonly Run[]): Row[] {
   return rows
 }
 
-export function renderReport({
-  machine,
-  startedAt,
-  settings,
-  rows,
-  comparisons,
-  figureRows,
-}: Report): string {
-  const { cores, cpu, memoryBytes, kernel, node } = machine
-  const columns: [string, (row: Row) => string][] = [
-    ['case', (row) => row.case],
-    ['window', (row) => String(row.window)],
-    ['messages/s', (row) => thousands(row.perSecond.median)],
-    ['min – max', (row) => `${thousands(row.perSecond.min)} – ${thousands(row.perSecond.max)}`],
-    ['× raw', (row) => (row.ofRaw === null ? '' : row.ofRaw.toFixed(2))],
-    ['p50 ms', (row) => median(row.p50Ms, 2)],
-    ['p99 ms', (row) => median(row.p99Ms, 2)],
-    ['broker s/M', (row) => median(row.brokerCpu, 2)],
-    ['producer', (row) => median(row.producerCpu, 2)],
-    ['consumer', (row) => median(row.consumerCpu, 2)],
-    [
-      'peak MiB',
-      (row) => (row.brokerPeakBytes === null ? '' : String(Math.round(row.brokerPeakBytes.median / 2 ** 20))),
-    ],
-    ['drain/s', (row) => (row.drainPerSecond === null ? '' : thousands(row.drainPerSecond.median))],
-    ['lost', (row) => String(row.lost ?? '')],
-    ['twice', (row) => String(row.duplicated ?? '')],
-    ['others', (row) => `${Math.round(row.othersShare.median * 100)}%`],
-  ]
+export function renderReport(report: Report): string {
+  const { machine, startedAt, settings, rows, targets, comparisons, figureRows } = report
+  const streams = rows.filter((row) => row.receivedP50Ms === null)
+  const paced = rows.filter((row) => row.receivedP50Ms !== null)
   return [
-    `mq-broker bench, ${startedAt}: ${cores} × ${cpu}, ${Math.round(memoryBytes / 2 ** 30)} GiB, Linux ${kernel}, Node ${node}`,
+    `mq-broker bench, ${startedAt}: ${machineText(machine)}`,
     Object.entries(settings)
       .map(([name, value]) => `${name} ${Array.isArray(value) ? value.join('/') : String(value)}`)
       .join(', '),
-    ...(rows.length > 0 ? ['', ...table(columns, rows), '', ...legend] : []),
+    ...(streams.length > 0 ? ['', ...table(rateColumns, streams)] : []),
+    ...(paced.length > 0 ? ['', ...table(latencyColumns, paced)] : []),
+    ...(rows.length > 0 ? ['', ...legend] : []),
+    ...targetTable(targets),
     ...(comparisons.length > 0 ? ['', ...comparisonTable(comparisons)] : []),
     ...(figureRows.length > 0 ? ['', ...figureTable(figureRows)] : []),
   ].join('\n')
 }
 
-const legend = [
-  's/M: CPU seconds for a million messages, of broker (or raw lmdb), producer and consumer. × raw: of raw lmdb in this',
-  'run. drain/s: what W1 and W4 sent, received and acked afterwards. others: share of the machine that others used.',
+type Columns<R> = readonly [string, (row: R) => string][]
+
+const rate: Columns<Row> = [
+  ['messages/s', (row) => thousands(row.perSecond.median)],
+  ['min – max', (row) => `${thousands(row.perSecond.min)} – ${thousands(row.perSecond.max)}`],
 ]
 
+const costs: Columns<Row> = [
+  ['broker s/M', (row) => median(row.brokerCpu, 2)],
+  ['producer', (row) => median(row.producerCpu, 2)],
+  ['consumer', (row) => median(row.consumerCpu, 2)],
+  [
+    'peak MiB',
+    (row) => (row.brokerPeakBytes === null ? '' : String(Math.round(row.brokerPeakBytes.median / 2 ** 20))),
+  ],
+]
+
+const accounts: Columns<Row> = [
+  ['lost', (row) => String(row.lost ?? '')],
+  ['twice', (row) => String(row.duplicated ?? '')],
+  ['others', (row) => `${Math.round(row.othersShare.median * 100)}%`],
+]
+
+const rateColumns: Columns<Row> = [
+  ['case', (row) => row.case],
+  ['window', (row) => String(row.window)],
+  ...rate,
+  ['× raw', (row) => times(row.of.raw)],
+  ['× prealloc.', (row) => times(row.of.preallocated)],
+  ['× sockets', (row) => times(row.of.sockets)],
+  ['p50 ms', (row) => median(row.p50Ms, 2)],
+  ['p99 ms', (row) => median(row.p99Ms, 2)],
+  ...costs,
+  ['drain/s', (row) => (row.drainPerSecond === null ? '' : thousands(row.drainPerSecond.median))],
+  ...accounts,
+]
+
+const latencyColumns: Columns<Row> = [
+  ['case', (row) => row.case],
+  ...rate,
+  ['confirm p50 ms', (row) => median(row.p50Ms, 2)],
+  ['p99', (row) => median(row.p99Ms, 2)],
+  ['p99.9', (row) => median(row.p999Ms, 2)],
+  ['received p50 ms', (row) => median(row.receivedP50Ms, 2)],
+  ['p99', (row) => median(row.receivedP99Ms, 2)],
+  ['p99.9', (row) => median(row.receivedP999Ms, 2)],
+  ['min – max of p99', ({ receivedP99Ms }) => spreadText(receivedP99Ms, 2)],
+  ...costs,
+  ...accounts,
+]
+
+const legend = [
+  's/M: CPU seconds for a million messages, of broker (or raw lmdb), producer and consumer (or the ends of the socket',
+  'pair). × raw, × prealloc., × sockets: of raw lmdb in a file that grows, in one whose blocks were written before, and of',
+  'the socket pair, each with frames or blobs of that size in this run. p50, p99: from the send to the confirm; of raw',
+  'lmdb, of a blob. drain/s: what W1 and W4 sent, received and acked afterwards. others: share of the machine that others',
+  'used. Rates and latencies are medians of the runs.',
+]
+
+/** Nothing where nothing was wanted. */
+export function targetTable(targets: readonly TargetRow[]): string[] {
+  if (targets.length === 0) return []
+  return [
+    '',
+    ...table<TargetRow>(
+      [
+        ['target', ({ what }) => what],
+        ['wanted', ({ target }) => targetText(target)],
+        ['measured', ({ value }) => (value === null ? 'not measured' : ratioText(value))],
+        ['', ({ isMet }) => (isMet === null ? '' : isMet ? 'met' : 'MISSED')],
+      ],
+      targets,
+    ),
+  ]
+}
+
+/** A ratio, to as many digits as mean something. */
+export function ratioText(value: number): string {
+  return value >= 10 ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value.toFixed(2)
+}
+
 function comparisonTable(comparisons: readonly Comparison[]): string[] {
-  const ratio = (value: number | null) => value?.toFixed(2) ?? ''
   return table<Comparison>(
     [
       ['for one of the other checkout', (row) => row.case],
-      ['messages/s', (row) => ratio(row.perSecond.median)],
-      ['min – max', ({ perSecond }) => `${ratio(perSecond.min)} – ${ratio(perSecond.max)}`],
-      ['broker CPU', (row) => ratio(row.brokerCpu)],
-      ['producer', (row) => ratio(row.producerCpu)],
-      ['consumer', (row) => ratio(row.consumerCpu)],
+      ['messages/s', (row) => times(row.perSecond.median)],
+      ['min – max', ({ perSecond }) => `${times(perSecond.min)} – ${times(perSecond.max)}`],
+      ['broker CPU', (row) => times(row.brokerCpu)],
+      ['producer', (row) => times(row.producerCpu)],
+      ['consumer', (row) => times(row.consumerCpu)],
     ],
     comparisons,
   )
@@ -148,7 +215,7 @@ function figureTable(rows: readonly FigureRow[]): string[] {
   ])
 }
 
-export function table<R>(columns: readonly [string, (row: R) => string][], rows: readonly R[]): string[] {
+export function table<R>(columns: Columns<R>, rows: readonly R[]): string[] {
   const cells = [columns.map(([title]) => title), ...rows.map((row) => columns.map(([, cell]) => cell(row)))]
   const widths = columns.map((_, i) => Math.max(...cells.map((line) => line[i]!.length)))
   return cells.map((line) =>
@@ -167,9 +234,18 @@ function median(spread: Spread | null, digits: number): string {
   return spread === null ? '' : spread.median.toFixed(digits)
 }
 
+function spreadText(spread: Spread | null, digits: number): string {
+  return spread === null ? '' : `${spread.min.toFixed(digits)} – ${spread.max.toFixed(digits)}`
+}
+
+function times(value: number | null | undefined): string {
+  return value?.toFixed(2) ?? ''
+}
+
 export function settingsOf(settings: {
   sizesBytes: readonly number[]
   durationMs: number
+  pacedMs: number
   warmMs: number
   repeat: number
   windows: readonly number[]
@@ -179,7 +255,8 @@ export function settingsOf(settings: {
   return {
     sizes: settings.sizesBytes.map(sizeName),
     seconds: settings.durationMs / 1000,
-    'warm-up seconds': settings.warmMs / 1000,
+    'seconds of W3': settings.pacedMs / 1000,
+    'warm-up seconds': (settings.warmMs / 1000).toFixed(1),
     repeat: settings.repeat,
     'windows tried': settings.windows,
     'sendBatch of': settings.batches,

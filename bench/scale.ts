@@ -6,6 +6,7 @@ import { connect, type MqClient } from '../src/index.ts'
 import type { State } from './args.ts'
 import { Arrivals, createBody, numberBody } from './bodies.ts'
 import { BrokerProcess, within } from './broker-process.ts'
+import { createQueues, queueNames } from './clients.ts'
 import { diskUseOf } from './disk.ts'
 import { Figures, type Figure } from './figures.ts'
 import { cpuSecondsOf, memoryOf } from './proc.ts'
@@ -59,7 +60,7 @@ const measures: { readonly [Name in ScaleState]: (stage: Stage) => Promise<Figur
     const queues = 1000
     const figures = new Figures(`${queues.toLocaleString('en-US')} idle queues`)
     const before = memoryOf(stage.broker.pid)
-    await createQueues(stage.mq, queues)
+    await createQueues(stage.mq, queueNames(queues))
     const { pid } = stage.broker
     const idleMs = 10_000
     // What the creation has started may end before it counts: a checkpoint, a round of the garbage collector.
@@ -82,7 +83,7 @@ const measures: { readonly [Name in ScaleState]: (stage: Stage) => Promise<Figur
     const queues = 10_000
     const figures = new Figures(`${queues.toLocaleString('en-US')} queues`)
     const startMs = performance.now()
-    await createQueues(stage.mq, queues)
+    await createQueues(stage.mq, queueNames(queues))
     figures.add('creation', '/s', (queues / (performance.now() - startMs)) * 1000)
     figures.addBytes('beyond the map', memoryOf(stage.broker.pid).beyondMapBytes)
     await restart(stage, figures, 5000)
@@ -190,14 +191,6 @@ async function cameInTime({ mq, broker }: Stage, figures: Figures): Promise<void
   figures.add(`${name}: late, median`, 'ms', lateMs[count >> 1]!)
   figures.add(`${name}: late, p99`, 'ms', lateMs[Math.floor(count * 0.99)]!)
   figures.addBytes('beyond the map in the end', memoryOf(broker.pid).beyondMapBytes)
-}
-
-async function createQueues(mq: MqClient, count: number): Promise<void> {
-  let next = 0
-  const lane = async () => {
-    while (next < count) await mq.createQueue(`queue-${next++}`)
-  }
-  await Promise.all(Array.from({ length: 64 }, lane))
 }
 
 /** Messages that `Arrivals` knows, tag 1, from number `first` on. */

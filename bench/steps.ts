@@ -50,7 +50,12 @@ export class Worker<S extends Steps> {
   constructor(name: string, execArgv: readonly string[] = []) {
     this.name = name
     const file = fileURLToPath(new URL(`./${name}.js`, import.meta.url))
-    this.#child = fork(file, [], { execArgv: [...execArgv], env: childEnvironment() })
+    this.#child = fork(file, [], {
+      execArgv: [...execArgv],
+      env: childEnvironment(),
+      // Typed arrays, of a number a message, cross as they are.
+      serialization: 'advanced',
+    })
     ownChild(this.#child)
     this.#child.on('message', (answer: Answer) => {
       const call = this.#calls.get(answer.id)

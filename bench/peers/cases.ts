@@ -49,7 +49,7 @@ function ownEntries(heat: Heat, windows: readonly number[], quick: boolean): Ent
   const of = (system: System, rest: Pick<Case, 'kind' | 'batch' | 'windows' | 'consume'>): Entry => ({
     ...heat,
     system,
-    own: { name: `${heatName(heat)} ${system}`, bodyBytes, against: null, ...rest },
+    own: { name: `${heatName(heat)} ${system}`, bodyBytes, against: {}, ...rest },
   })
   const batch = batchOf(bodyBytes)
   switch (workload) {

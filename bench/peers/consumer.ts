@@ -3,7 +3,6 @@ import { setTimeout } from 'node:timers/promises'
 import { Acks } from '../acks.ts'
 import { Arrivals } from '../bodies.ts'
 import { serveSteps } from '../steps.ts'
-import { monotonicMs } from '../clock.ts'
 import type { Endpoint, PeerName, Receiver, Sink } from './peer.ts'
 import { peers } from './peers.ts'
 
@@ -27,25 +26,18 @@ const lookMs = 300
 
 class Run implements Sink {
   readonly arrivals: Arrivals
-  /** By number; empty unless asked for. */
-  readonly receivedMs: number[] = []
-  readonly #timed: boolean
   readonly #receiver: Receiver
   readonly #ended: Promise<void>
   readonly #acks = new Acks()
 
   constructor(receiver: Receiver, { bodyBytes, tag, timed }: ReceiveTask) {
-    this.arrivals = new Arrivals(bodyBytes, tag)
-    this.#timed = timed
+    this.arrivals = new Arrivals(bodyBytes, tag, timed)
     this.#receiver = receiver
     this.#ended = receiver.run(this).catch((error: unknown) => this.failed(error))
   }
 
   received(body: Uint8Array): void {
-    const before = this.arrivals.distinct
     this.arrivals.note(body)
-    if (!this.#timed || this.arrivals.distinct === before) return
-    this.receivedMs[new DataView(body.buffer, body.byteOffset).getUint32(0, true)] = monotonicMs()
   }
 
   acked(count: number): void {
@@ -86,7 +78,7 @@ const steps = {
   untilAcked: ({ total, timeoutMs }: { total: number; timeoutMs: number }) =>
     run!.untilAcked(total, timeoutMs),
 
-  receivedMs: ({ first }: { first: number }): number[] => run!.receivedMs.slice(first),
+  receivedMs: ({ first }: { first: number }) => run!.arrivals.receivedMs(first),
 
   stop: ({ total }: { total: number }) => run!.stop(total),
 

@@ -5,7 +5,8 @@ import { join } from 'node:path'
 import type { LoadTask } from '../load.ts'
 import { measure, type Run } from '../measure.ts'
 import { cpuSecondsOf, machineBusySeconds } from '../proc.ts'
-import { nowMs, percentile } from '../statistics.ts'
+import { figuresOfPaced, pacePerSecond } from '../paced.ts'
+import { nowMs } from '../statistics.ts'
 import { Worker } from '../steps.ts'
 import { heatName, type Entry, type System } from './cases.ts'
 import type { PeerConsumerSteps } from './consumer.ts'
@@ -13,7 +14,7 @@ import type { DurabilityClass, Peer, PeerName, RunningServer } from './peer.ts'
 import { peers } from './peers.ts'
 import { cpuSecondsOfTree, PeakMemory } from './process-tree.ts'
 import type { PeerProducerSteps } from './producer.ts'
-import type { PeerRun, Latency, Way } from './report.ts'
+import type { PeerRun, Way } from './report.ts'
 
 export interface PeerRunOptions {
   /** Where data goes. */
@@ -31,8 +32,6 @@ const cores = availableParallelism()
 const stepMs = 30_000
 /** Nothing for so long: what is missing then does not come any more. */
 const stalledMs = 3000
-/** W3's pace. */
-const pacePerSecond = 1000
 
 /** The rate or latency of one entry, measured the way that its trial found best. */
 export async function measureEntry(entry: Entry, way: Way, options: PeerRunOptions): Promise<PeerRun> {
@@ -86,7 +85,8 @@ async function inTurn<T, R>(items: readonly T[], work: (item: T) => Promise<R>):
 }
 
 function fromOwnRun(entry: Entry, way: Way, run: Run): PeerRun {
-  const { messages, elapsedMs, perSecond, brokerCpu, brokerPeakBytes, p50Ms, p99Ms, othersShare } = run
+  const { messages, elapsedMs, perSecond, brokerCpu, brokerPeakBytes, p50Ms, p99Ms, p999Ms, othersShare } =
+    run
   const { workload, bodyBytes, system } = entry
   const isLimit = system === 'raw' || system === 'generator'
   return {
@@ -100,7 +100,7 @@ function fromOwnRun(entry: Entry, way: Way, run: Run): PeerRun {
     serverCpu: brokerCpu,
     serverPeakBytes: brokerPeakBytes,
     // Of raw lmdb in W1 and W2 it would be a blob's, not a message's.
-    confirm: p50Ms === null || p99Ms === null || workload !== 'w4' ? null : { p50Ms, p99Ms, p999Ms: null },
+    confirm: p50Ms === null || p99Ms === null || workload !== 'w4' ? null : { p50Ms, p99Ms, p999Ms },
     received: null,
     account: isLimit
       ? null
@@ -191,8 +191,8 @@ class PeerBench {
     const send = async (ms: number, first: number) => {
       if (workload !== 'w4') return { ...(await this.#send(entry, way, ms, first)), confirm: null }
       const task = this.#task(entry, way, ms, first)
-      const { p50Ms, p99Ms, ...sent } = await this.#producer.call('oneByOne', task, ms + 2 * stepMs)
-      return { ...sent, confirm: { p50Ms, p99Ms, p999Ms: null } }
+      const { p50Ms, p99Ms, p999Ms, ...sent } = await this.#producer.call('oneByOne', task, ms + 2 * stepMs)
+      return { ...sent, confirm: { p50Ms, p99Ms, p999Ms } }
     }
     const warm = await send(options.warmMs, 0)
     if (receives) await this.#untilAcked(warm.confirmed, options)
@@ -239,25 +239,20 @@ class PeerBench {
     using figures = this.#watch()
     const durationMs = options.warmMs + options.durationMs
     const task = { bodyBytes, tag: this.#tag, perSecond: pacePerSecond, durationMs, first: 0 }
-    const { sentMs, confirmedMs } = await this.#producer.call('paced', task, durationMs + 2 * stepMs)
-    await this.#untilAcked(sentMs.length, options)
+    const paced = await this.#producer.call('paced', task, durationMs + 2 * stepMs)
+    const total = paced.sentMs.length
+    await this.#untilAcked(total, options)
     const { serverCpuSeconds, serverPeakBytes, othersShare } = figures.stop()
     const receivedMs = await this.#consumer.call('receivedMs', { first: 0 }, stepMs)
-    const account = await this.#account(sentMs.length)
-    const first = Math.round((options.warmMs / 1000) * pacePerSecond)
-    const elapsedMs = sentMs.at(-1)! - sentMs[first]!
+    const account = await this.#account(total)
     return {
       workload,
       bodyBytes,
       system,
       way,
-      messages: sentMs.length - first,
-      elapsedMs,
-      perSecond: ((sentMs.length - first) / elapsedMs) * 1000,
-      serverCpu: (serverCpuSeconds / sentMs.length) * 1e6,
+      ...figuresOfPaced(paced, receivedMs, { perSecond: pacePerSecond, warmMs: options.warmMs }),
+      serverCpu: (serverCpuSeconds / total) * 1e6,
       serverPeakBytes,
-      confirm: latencyOf(sentMs, confirmedMs, first),
-      received: latencyOf(sentMs, receivedMs, first),
       account,
       othersShare,
     }
@@ -342,23 +337,6 @@ class Watch implements Disposable {
 
   [Symbol.dispose](): void {
     this.#memory.stop()
-  }
-}
-
-function latencyOf(
-  sentMs: readonly number[],
-  doneMs: readonly (number | null | undefined)[],
-  first: number,
-): Latency {
-  const times = sentMs.slice(first).flatMap((at, i) => {
-    const done = doneMs[first + i]
-    return done === null || done === undefined ? [] : [done - at]
-  })
-  const sorted = Float64Array.from(times).sort()
-  return {
-    p50Ms: percentile(sorted, 0.5),
-    p99Ms: percentile(sorted, 0.99),
-    p999Ms: percentile(sorted, 0.999),
   }
 }
 

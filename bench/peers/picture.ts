@@ -3,10 +3,12 @@
  * what the store below this broker can do by itself, its limit, is a line.
  */
 import { latencyPanel, ratePanel } from '../bars.ts'
+import { machineText } from '../proc.ts'
+import { ratioText } from '../report.ts'
 import { colors, drawPicture, runsText, wrap, type Panel } from '../svg.ts'
 import { heatName, type Heat, type System } from './cases.ts'
 import { isOfHeat, type Participant, type PeerRow, type PeersReport } from './report.ts'
-import { classText, ratioText } from './text.ts'
+import { classText } from './text.ts'
 
 /** An SVG document. */
 export function renderPicture(report: PeersReport): string {
@@ -111,9 +113,8 @@ function wordOf(isAbsent: boolean): string {
 function footerLines({ machine, startedAt, participants, settings }: PeersReport): string[] {
   const peers = participants.filter(({ clients }) => clients.length > 0)
   const servers = peers.map(({ title, version, note }) => `${title} (${version ?? 'absent'}, ${note})`)
-  const { cores, cpu, memoryBytes, kernel, node } = machine
   return [
     ...wrap(`Bars: ${runsText(Number(settings['repeat']))}. ${servers.join('; ')}.`),
-    `${cores} × ${cpu}, ${Math.round(memoryBytes / 2 ** 30)} GiB, Linux ${kernel}, Node ${node}, ${startedAt.slice(0, 10)}. Producer, consumer and server share it.`,
+    `${machineText(machine)}, ${startedAt.slice(0, 10)}. Producer, consumer and server share it.`,
   ]
 }

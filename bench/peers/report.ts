@@ -1,5 +1,5 @@
 /** What a run of the side-by-side bench found, and its runs put together. */
-import { spreadOf, type Spread } from '../statistics.ts'
+import { spreadOf, type Latency, type Spread } from '../statistics.ts'
 import type { Machine } from '../proc.ts'
 import type { Heat, System } from './cases.ts'
 import type { DurabilityClass } from './peer.ts'
@@ -8,12 +8,6 @@ import type { DurabilityClass } from './peer.ts'
 export interface Way {
   readonly batch: number | null
   readonly window: number
-}
-
-export interface Latency {
-  readonly p50Ms: number
-  readonly p99Ms: number
-  readonly p999Ms: number | null
 }
 
 /** What came of the messages that were confirmed. */

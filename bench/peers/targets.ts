@@ -1,17 +1,10 @@
 /** What this broker has to reach beside its peers, all of them synced: the project's page on performance says why. */
-import { meets, type Target } from '../figures.ts'
+import { meets, type Target, type TargetRow } from '../figures.ts'
+import { ofRaw } from '../targets.ts'
 import type { PeerWorkload } from './args.ts'
 import { heatName, type System } from './cases.ts'
 import { peerNames } from './peer.ts'
 import { isOfHeat, type PeerRow, type PeersReport } from './report.ts'
-
-export interface TargetRow {
-  readonly what: string
-  readonly target: Target
-  /** Null: what it takes was not measured, or failed. */
-  readonly value: number | null
-  readonly isMet: boolean | null
-}
 
 interface Wanted {
   readonly workload: PeerWorkload
@@ -49,9 +42,9 @@ function rate(
 const wanted: readonly Wanted[] = [
   rate('w1', kibibyte, 'send', 'redis', 'Redis', 5),
   rate('w1', kibibyte, 'send', 'rabbitmq', 'RabbitMQ', 15),
-  rate('w1', kibibyte, 'send', 'raw', 'raw lmdb', 0.45),
+  rate('w1', kibibyte, 'send', 'raw', 'raw lmdb', ofRaw.w1Send),
   rate('w1', kibibyte, 'sendBatch', 'redis', 'Redis', 8),
-  rate('w1', kibibyte, 'sendBatch', 'raw', 'raw lmdb', 0.6),
+  rate('w1', kibibyte, 'sendBatch', 'raw', 'raw lmdb', ofRaw.w1SendBatch),
   rate('w1', 100, 'send', 'redis', 'Redis', 6),
   rate('w1', 100, 'sendBatch', 'redis', 'Redis', 12),
   rate('w2', kibibyte, 'send', 'redis', 'Redis', 5),
@@ -78,7 +71,7 @@ const wanted: readonly Wanted[] = [
       return known.length === 0 ? null : ratio(p99Of(rows.get('send')), Math.min(...known))
     },
   },
-  rate('w4', kibibyte, 'send', 'raw', 'raw lmdb', 0.7),
+  rate('w4', kibibyte, 'send', 'raw', 'raw lmdb', ofRaw.w4),
 ]
 
 function p99Of(row: PeerRow | undefined): number | undefined {

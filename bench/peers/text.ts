@@ -1,22 +1,15 @@
 /** The report as text: who took part, a table for each workload and size, the targets. */
-import { targetText } from '../figures.ts'
-import { table, thousands } from '../report.ts'
+import { machineText } from '../proc.ts'
+import { ratioText, table, targetTable, thousands } from '../report.ts'
 import { heatName, type Heat, type System } from './cases.ts'
-import {
-  isOfHeat,
-  type Latency,
-  type Participant,
-  type PeerRow,
-  type PeersReport,
-  type Way,
-} from './report.ts'
-import { judge, type TargetRow } from './targets.ts'
+import { isOfHeat, type Participant, type PeerRow, type PeersReport, type Way } from './report.ts'
+import type { Latency } from '../statistics.ts'
+import { judge } from './targets.ts'
 
 export function renderPeers(report: PeersReport): string {
   const { machine, startedAt, durability, settings, heats } = report
-  const { cores, cpu, memoryBytes, kernel, node } = machine
   return [
-    `mq-broker beside its peers, ${startedAt}: ${cores} × ${cpu}, ${Math.round(memoryBytes / 2 ** 30)} GiB, Linux ${kernel}, Node ${node}`,
+    `mq-broker beside its peers, ${startedAt}: ${machineText(machine)}`,
     `class ${durability}: ${classText[durability]}`,
     Object.entries(settings)
       .map(([name, value]) => `${name} ${value}`)
@@ -136,25 +129,4 @@ function latency(what: string, of: (row: PeerRow) => Latency | null): Columns {
 
 export function wayText({ batch, window }: Way): string {
   return batch === null ? `1, ${thousands(window)}` : `${thousands(batch)}, ${thousands(window)}`
-}
-
-/** A ratio, to as many digits as mean something. */
-export function ratioText(value: number): string {
-  return value >= 10 ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value.toFixed(2)
-}
-
-function targetTable(targets: readonly TargetRow[]): string[] {
-  if (targets.length === 0) return []
-  return [
-    '',
-    ...table<TargetRow>(
-      [
-        ['target', ({ what }) => what],
-        ['wanted', ({ target }) => targetText(target)],
-        ['measured', ({ value }) => (value === null ? 'not measured' : ratioText(value))],
-        ['', ({ isMet }) => (isMet === null ? '' : isMet ? 'met' : 'MISSED')],
-      ],
-      targets,
-    ),
-  ]
 }

@@ -6,7 +6,8 @@ import { peerNames } from '../../bench/peers/peer.ts'
 import { renderPicture } from '../../bench/peers/picture.ts'
 import { summarizeRuns, type Participant, type PeerRun, type PeersReport } from '../../bench/peers/report.ts'
 import { judge } from '../../bench/peers/targets.ts'
-import { ratioText, renderPeers } from '../../bench/peers/text.ts'
+import { renderPeers } from '../../bench/peers/text.ts'
+import { ratioText } from '../../bench/report.ts'
 
 const kibibyte = 1024
 
@@ -59,7 +60,7 @@ function reportOf(runs: readonly PeerRun[], fields: Partial<PeersReport> = {}): 
     ...new Map(runs.map(({ workload, bodyBytes }) => [workload, { workload, bodyBytes }])).values(),
   ]
   return {
-    machine: { cores: 2, cpu: 'A & B <C>', memoryBytes: 8 * 2 ** 30, kernel: '6.1', node: 'v20' },
+    machine: { cores: 2, cpu: 'A & B <C>', memoryBytes: 8 * 2 ** 30, kernel: '6.1', node: 'v20', lmdb: '3' },
     startedAt: '2026-01-02T03:04:05.678Z',
     durability: 'F',
     settings: { repeat: '3' },
