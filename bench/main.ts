@@ -13,6 +13,8 @@ import { buildCommandIfStale } from './broker-process.ts'
 import { batchOf, chooseCases, unpacedName, type Case } from './cases.ts'
 import { compare, measureOf } from './compare.ts'
 import { summarizeFigures, targetText, valueText, type Figure } from './figures.ts'
+import { summarizeGrowth } from './growth-report.ts'
+import { growthSteps, measureStep, stepName, type GrowthRun } from './growth.ts'
 import { withLock } from './lock.ts'
 import { measure, type Run } from './measure.ts'
 import { renderBenchPicture } from './picture.ts'
@@ -58,6 +60,8 @@ async function bench(args: BenchArgs): Promise<void> {
   const runs: Run[] = []
   const theirs: Run[] = []
   const figures: Figure[] = []
+  const growthRuns: GrowthRun[] = []
+  const steps = args.workloads.includes('growth') ? growthSteps(args) : []
   for (let round = 1; round <= args.repeat; round++) {
     for (const what of cases) {
       const profileDir = args.profileDir === undefined ? undefined : join(args.profileDir, `run-${round}`)
@@ -87,6 +91,13 @@ async function bench(args: BenchArgs): Promise<void> {
       const wanted = target === null ? '' : ` (wanted ${targetText(target)})`
       console.error(`${round}/${args.repeat}  ${of}: ${what} ${valueText(value)} ${unit}${wanted}`)
     }
+    for (const step of steps) {
+      const profileDir = args.profileDir === undefined ? undefined : join(args.profileDir, `run-${round}`)
+      const options = { dir, durationMs: args.stepMs, warmMs: Math.min(1000, args.stepMs / 3), profileDir }
+      const found = await inTurn(() => measureStep(step, options))
+      growthRuns.push(...found)
+      for (const run of found) sayStep(run, `${round}/${args.repeat}`)
+    }
   }
 
   const rows = summarize(cases, runs)
@@ -100,6 +111,8 @@ async function bench(args: BenchArgs): Promise<void> {
     comparisons: against === null ? [] : compare(cases, runs, theirs),
     figureRows: summarizeFigures(figures),
     figures,
+    growthRows: summarizeGrowth(growthRuns),
+    growthRuns,
   }
   const text = renderReport(report)
   console.log(`\n${text}`)
@@ -148,6 +161,12 @@ function say(run: Run, which: string): void {
   console.error(
     `${which}  ${run.case}, window ${run.window}: ${thousands(run.perSecond)}/s${cpu}${received}, ${others}`,
   )
+}
+
+function sayStep(run: GrowthRun, which: string): void {
+  const received = run.receivedP50Ms === null ? '' : `, received p50 ${run.receivedP50Ms.toFixed(2)} ms`
+  const others = `others ${Math.round(run.othersShare * 100)}%`
+  console.error(`${which}  ${stepName(run)}: ${thousands(run.perSecond)}/s${received}, ${others}`)
 }
 
 try {

@@ -4,26 +4,37 @@
  * cut where it is too long.
  */
 import { latencyPanel, ratePanel, type LimitLine, type RateRow } from './bars.ts'
+import { growthPanels } from './curves.ts'
 import { machineText } from './proc.ts'
 import { ratioText, type Report, type Row } from './report.ts'
 import { colors, drawPicture, runsText, type Panel } from './svg.ts'
 
-/** An SVG document. */
-export function renderBenchPicture(report: Report): string {
-  const { machine, startedAt, settings, rows } = report
+/** An SVG document; null: there is nothing to draw. */
+export function renderBenchPicture(report: Report): string | null {
+  const { machine, startedAt, settings, rows, growthRows } = report
   const sizes = [...new Set(rows.flatMap((row) => sizeOf(row) ?? []))]
-  const panels = sizes.flatMap((size) => [
+  const bars = sizes.flatMap((size) => [
     streamPanel(rows, 'W1', size),
     streamPanel(rows, 'W2', size),
     pacedPanel(rows, size),
     singlePanel(rows, size),
   ])
+  const panels = [...bars, ...growthPanels(growthRows)].filter((panel) => panel !== null)
+  if (panels.length === 0) return null
+  const runs = runsText(Number(settings['repeat']))
   return drawPicture({
-    title: 'mq-broker beside the limits of its machine',
+    title: bars.length > 0 ? 'mq-broker beside the limits of its machine' : 'mq-broker while something grows',
     subtitle: 'One machine, one run: each message synced to disk before it is confirmed.',
-    panels: panels.filter((panel) => panel !== null),
+    panels,
     footer: [
-      `Bars: ${runsText(Number(settings['repeat']))}. Limits: one process that does nothing else, with blobs or frames of a client's batch.`,
+      ...(bars.length > 0
+        ? [
+            `Bars: ${runs}. Limits: one process that does nothing else, with blobs or frames of a client's batch.`,
+          ]
+        : []),
+      ...(growthRows.length > 0
+        ? ['Curves: medians; red: more than 25% lost against the step before it, or a median a third longer.']
+        : []),
       `${machineText(machine)}, ${startedAt.slice(0, 10)}. Producer, consumer and broker share it.`,
     ],
   })

@@ -2,6 +2,8 @@
 import { limitKinds, sizeName, type Case, type LimitKind } from './cases.ts'
 import type { Comparison } from './compare.ts'
 import { groupBy, targetText, valueText, type Figure, type FigureRow, type TargetRow } from './figures.ts'
+import { renderGrowth, type GrowthRow } from './growth-report.ts'
+import type { GrowthRun } from './growth.ts'
 import type { Run } from './measure.ts'
 import { machineText, type Machine } from './proc.ts'
 import { spreadOf, type Spread } from './statistics.ts'
@@ -41,6 +43,8 @@ export interface Report {
   readonly comparisons: readonly Comparison[]
   readonly figureRows: readonly FigureRow[]
   readonly figures: readonly Figure[]
+  readonly growthRows: readonly GrowthRow[]
+  readonly growthRuns: readonly GrowthRun[]
 }
 
 type RunFigure = { [K in keyof Run]: Run[K] extends number | null ? K : never }[keyof Run]
@@ -86,7 +90,7 @@ export function summarize(cases: readonly Case[], runs: readonly Run[]): Row[] {
 }
 
 export function renderReport(report: Report): string {
-  const { machine, startedAt, settings, rows, targets, comparisons, figureRows } = report
+  const { machine, startedAt, settings, rows, targets, comparisons, figureRows, growthRows } = report
   const streams = rows.filter((row) => row.receivedP50Ms === null)
   const paced = rows.filter((row) => row.receivedP50Ms !== null)
   return [
@@ -100,10 +104,11 @@ export function renderReport(report: Report): string {
     ...targetTable(targets),
     ...(comparisons.length > 0 ? ['', ...comparisonTable(comparisons)] : []),
     ...(figureRows.length > 0 ? ['', ...figureTable(figureRows)] : []),
+    ...renderGrowth(growthRows),
   ].join('\n')
 }
 
-type Columns<R> = readonly [string, (row: R) => string][]
+export type Columns<R> = readonly [string, (row: R) => string][]
 
 const rate: Columns<Row> = [
   ['messages/s', (row) => thousands(row.perSecond.median)],
@@ -246,6 +251,7 @@ export function settingsOf(settings: {
   sizesBytes: readonly number[]
   durationMs: number
   pacedMs: number
+  stepMs: number
   warmMs: number
   repeat: number
   windows: readonly number[]
@@ -256,6 +262,7 @@ export function settingsOf(settings: {
     sizes: settings.sizesBytes.map(sizeName),
     seconds: settings.durationMs / 1000,
     'seconds of W3': settings.pacedMs / 1000,
+    'seconds of growth': settings.stepMs / 1000,
     'warm-up seconds': (settings.warmMs / 1000).toFixed(1),
     repeat: settings.repeat,
     'windows tried': settings.windows,

@@ -6,7 +6,8 @@ import { projectRoot } from './broker-process.ts'
 export interface Result {
   readonly report: unknown
   readonly text: string
-  readonly picture: string
+  /** Null: there is nothing to draw. */
+  readonly picture: string | null
 }
 
 /** Those of `tmp` are not committed. */
@@ -25,7 +26,7 @@ export function writeResult(dir: string, name: string, { report, text, picture }
   mkdirSync(dir, { recursive: true })
   writeFileSync(`${path}.json`, jsonOf(report))
   writeFileSync(`${path}.txt`, `${text}\n`)
-  writeFileSync(`${path}.svg`, picture)
+  if (picture !== null) writeFileSync(`${path}.svg`, picture)
 }
 
 export function jsonOf(report: unknown): string {

@@ -28,8 +28,9 @@ export const stepMs = 30_000
 const perSecondMin = 5_000
 const cores = availableParallelism()
 
-type Consuming = Pick<ConsumeTask, 'bodyBytes' | 'mode' | 'timed' | 'prefetch'>
-type Sending = Omit<SendTask, 'tag' | 'queues'>
+/** Of the trio's own queues unless it names others. */
+type OnQueues<Task extends { queues: readonly string[] }> = Omit<Task, 'tag' | 'queues'> &
+  Partial<Pick<Task, 'queues'>>
 type Pacing = Omit<PacedTask, 'tag' | 'first'> & { readonly warmMs: number }
 
 export class Trio implements AsyncDisposable {
@@ -68,13 +69,13 @@ export class Trio implements AsyncDisposable {
   }
 
   /** From here on messages are received and acked. */
-  async receive(task: Consuming): Promise<void> {
-    await this.consumer.call('start', { ...task, queues: this.#queues, tag: this.tag }, stepMs)
+  async receive(task: OnQueues<ConsumeTask>): Promise<void> {
+    await this.consumer.call('start', { queues: this.#queues, ...task, tag: this.tag }, stepMs)
   }
 
-  send(step: 'send' | 'oneByOne', task: Sending) {
+  send(step: 'send' | 'oneByOne', task: OnQueues<SendTask>) {
     const timeoutMs = task.durationMs + 2 * stepMs
-    return this.producer.call(step, { ...task, queues: this.#queues, tag: this.tag }, timeoutMs)
+    return this.producer.call(step, { queues: this.#queues, ...task, tag: this.tag }, timeoutMs)
   }
 
   untilAcked(total: number) {
