@@ -73,6 +73,8 @@ const prefetch = { messages: 20_000, bytes: 64 << 20 }
 const pacedBytesPerSecond = 16 << 20
 /** Bodies of one half together: bounds disk and time. */
 const halfBytesMax = 3 * 2 ** 30
+/** Those that one connection may have: a thousand queues take four consumers. */
+const subscriptionsMax = 256
 /** Both sides' connections and some more. */
 const flags = ['--max-connections', '2000']
 
@@ -117,7 +119,7 @@ export async function measureStep(step: Step, options: GrowthOptions): Promise<G
       queues: queueNames(load.queues),
       partitions,
       producers: connections,
-      consumers: connections,
+      consumers: Math.max(connections, Math.ceil(load.queues / subscriptionsMax)),
       profileDir,
       flags,
     })
