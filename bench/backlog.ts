@@ -7,6 +7,7 @@
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { assertWhole } from './bodies.ts'
 import { BrokerProcess } from './broker-process.ts'
 import type { ConsumeMode } from './cases.ts'
 import type { ConsumerSteps } from './consumer.ts'
@@ -98,9 +99,7 @@ export async function measureBacklog(
     figures.add('disk given back after', 's', tookMs === null ? Infinity : tookMs / 1000)
     figures.addBytes('on disk when drained', diskUseOf(dataDir).bytes, 128)
     const account = await consumer.call('stop', { total: messages }, 2 * stepMs)
-    if (account.missing > 0 || account.duplicates > 0 || account.damaged > 0) {
-      throw new Error(`W5: of ${messages} confirmed messages: ${JSON.stringify(account)}`)
-    }
+    assertWhole('W5', messages, account)
     figures.add('lost', 'messages', account.missing)
     figures.add('twice', 'messages', account.duplicates)
     await consumer.call('close', null, stepMs)

@@ -77,6 +77,17 @@ export class Arrivals {
   }
 }
 
+/** @throws Error unless each of `total` confirmed messages came, once, and as it was sent */
+export function assertWhole(
+  what: string,
+  total: number,
+  account: { readonly missing: number; readonly duplicates: number; readonly damaged: number },
+): void {
+  const { missing, duplicates, damaged } = account
+  if (missing === 0 && duplicates === 0 && damaged === 0) return
+  throw new Error(`${what}: of ${total} confirmed messages: ${JSON.stringify(account)}`)
+}
+
 function u32(bytes: Uint8Array, at: number): number {
   return (bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24)) >>> 0
 }

@@ -12,7 +12,7 @@ const gap = 40
 const chartWidth = (width - 2 * margin - gap) / 2
 /** Left and right of the first and last point: half of their labels. */
 const inset = 34
-/** Above the highest point: its label. */
+/** Above a point: its label. */
 const labelHeight = 18
 
 interface Line {
@@ -23,6 +23,7 @@ interface Line {
 
 interface Chart {
   readonly title: string
+  /** The first is the one that is judged. */
   readonly lines: readonly Line[]
   readonly steps: readonly string[]
   /** Steps at which it falls off. */
@@ -83,26 +84,35 @@ function drawChart({ title, lines, steps, cliffs }: Chart, left: number): string
   const spacing = (chartWidth - 2 * inset) / Math.max(1, steps.length - 1)
   const x = (i: number) => left + inset + i * spacing
   const y = (value: number) => bottom - (value / most) * (plotHeight - labelHeight)
+  // Where points are too close for two labels the upper one has it: the table tells both.
+  const isCovered = (line: Line, i: number) =>
+    lines.some(({ values }) => {
+      const above = y(line.values[i]!) - y(values[i]!)
+      return above > 0 && above < labelHeight
+    })
+  const draw = (line: Line, isJudged: boolean): string[] => {
+    const points = line.values.map((value, i) => `${x(i).toFixed(1)} ${y(value).toFixed(1)}`)
+    return [
+      `<path d="M${points.join('L')}" fill="none" stroke="${line.color}" stroke-width="2" stroke-linejoin="round"/>`,
+      ...line.values.flatMap((value, i) => {
+        const isCliff = isJudged && cliffs[i] === true
+        const fill = isCliff ? colors.limit : line.color
+        const ink = isCliff ? colors.limit : colors.ink
+        return [
+          `<circle cx="${x(i).toFixed(1)}" cy="${y(value).toFixed(1)}" r="3.5" fill="${fill}"/>`,
+          ...(isCovered(line, i)
+            ? []
+            : [text(x(i), y(value) - 7, line.labels[i]!, { anchor: 'middle', size: 11, fill: ink })]),
+        ]
+      }),
+    ]
+  }
   return [
     text(left, 46, title, { fill: colors.quiet, size: 12 }),
     `<line x1="${left}" x2="${left + chartWidth}" y1="${bottom}" y2="${bottom}" stroke="${colors.quiet}"/>`,
     ...steps.map((step, i) =>
       text(x(i), bottom + 17, step, { anchor: 'middle', fill: colors.quiet, size: 12 }),
     ),
-    ...lines.flatMap((line, nr) => [
-      `<path d="M${line.values.map((value, i) => `${x(i).toFixed(1)} ${y(value).toFixed(1)}`).join('L')}" fill="none" stroke="${line.color}" stroke-width="2" stroke-linejoin="round"/>`,
-      ...line.values.flatMap((value, i) => {
-        // What falls off is judged by the first line.
-        const fill = nr === 0 && cliffs[i] === true ? colors.limit : line.color
-        return [
-          `<circle cx="${x(i).toFixed(1)}" cy="${y(value).toFixed(1)}" r="3.5" fill="${fill}"/>`,
-          text(x(i), y(value) - 7, line.labels[i]!, {
-            anchor: 'middle',
-            size: 11,
-            fill: fill === colors.limit ? fill : colors.ink,
-          }),
-        ]
-      }),
-    ]),
+    ...lines.flatMap((line, nr) => draw(line, nr === 0)),
   ]
 }

@@ -32,7 +32,7 @@ async function bench(args: BenchArgs): Promise<void> {
   const startedAt = new Date().toISOString()
   const dir = makeDataDir(args.dir ?? tmpdir())
   const warmMs = Math.min(1000, args.durationMs / 3)
-  const inTurn = <T>(work: () => Promise<T>) => withLock(args.lockFile, work)
+  const inTurn: InTurn = (work) => withLock(args.lockFile, work)
   const warmedBytes = args.quick ? 0 : await inTurn(touchMemory)
   const cases = chooseCases(args)
 
@@ -50,20 +50,19 @@ async function bench(args: BenchArgs): Promise<void> {
     if (what.windows.length > 1) for (const window of what.windows) await trial(what, window)
     windows.set(what, bestOf(tried, what.name)?.window ?? what.windows[0]!)
   }
-  const paces = new Map<Case, number>()
-  for (const what of cases.filter(({ atHalf }) => atHalf === true)) {
-    const unpaced = unpacedOf(what, args)
-    const best = bestOf(tried, unpaced.name) ?? (await trial(unpaced, unpaced.windows.at(-1)!))
-    paces.set(what, Math.max(1, Math.round(best.perSecond / 2)))
-  }
-
   const runs: Run[] = []
   const theirs: Run[] = []
   const figures: Figure[] = []
   const growthRuns: GrowthRun[] = []
-  const steps = args.workloads.includes('growth') ? growthSteps(args) : []
+  const paces = new Map<Case, number>()
+  const halfOf = async (unpaced: Case): Promise<number> => {
+    const run = bestOf(runs, unpaced.name) ?? (await trial(unpaced, unpaced.windows.at(-1)!))
+    return Math.max(1, Math.round(run.perSecond / 2))
+  }
   for (let round = 1; round <= args.repeat; round++) {
     for (const what of cases) {
+      // The same pace in each round: the first one's W2 tells it, or else a trial.
+      if (what.atHalf === true && round === 1) paces.set(what, await halfOf(unpacedOf(what, args)))
       const profileDir = args.profileDir === undefined ? undefined : join(args.profileDir, `run-${round}`)
       const durationMs = what.kind === 'w3' ? args.pacedMs : args.durationMs
       const window = windows.get(what)!
@@ -87,16 +86,11 @@ async function bench(args: BenchArgs): Promise<void> {
     }
     for await (const figure of measureStates(args, dir, round, inTurn)) {
       figures.push(figure)
-      const { of, what, unit, value, target } = figure
-      const wanted = target === null ? '' : ` (wanted ${targetText(target)})`
-      console.error(`${round}/${args.repeat}  ${of}: ${what} ${valueText(value)} ${unit}${wanted}`)
+      sayFigure(figure, `${round}/${args.repeat}`)
     }
-    for (const step of steps) {
-      const profileDir = args.profileDir === undefined ? undefined : join(args.profileDir, `run-${round}`)
-      const options = { dir, durationMs: args.stepMs, warmMs: Math.min(1000, args.stepMs / 3), profileDir }
-      const found = await inTurn(() => measureStep(step, options))
-      growthRuns.push(...found)
-      for (const run of found) sayStep(run, `${round}/${args.repeat}`)
+    for await (const run of measureGrowth(args, dir, round, inTurn)) {
+      growthRuns.push(run)
+      sayStep(run, `${round}/${args.repeat}`)
     }
   }
 
@@ -114,13 +108,18 @@ async function bench(args: BenchArgs): Promise<void> {
     growthRows: summarizeGrowth(growthRuns),
     growthRuns,
   }
+  keep(report, args)
+}
+
+/** The table on stdout; the rest where it was asked for. */
+function keep(report: Report, { out, save, jsonFile, profileDir }: BenchArgs): void {
   const text = renderReport(report)
   console.log(`\n${text}`)
   const result = { report, text, picture: renderBenchPicture(report) }
-  writeResult(args.out ?? resultsDir('tmp'), nameOf(startedAt), result)
-  if (args.save !== undefined) writeResult(resultsDir(), args.save, result)
-  if (args.jsonFile !== undefined) writeFileSync(args.jsonFile, jsonOf(report))
-  if (args.profileDir !== undefined) console.log(topOfProfiles(args.profileDir).join('\n'))
+  writeResult(out ?? resultsDir('tmp'), nameOf(report.startedAt), result)
+  if (save !== undefined) writeResult(resultsDir(), save, result)
+  if (jsonFile !== undefined) writeFileSync(jsonFile, jsonOf(report))
+  if (profileDir !== undefined) console.log(topOfProfiles(profileDir).join('\n'))
 }
 
 /** Undefined: none of that name. */
@@ -136,12 +135,15 @@ function unpacedOf({ bodyBytes }: Case, args: BenchArgs): Case {
   )!
 }
 
+/** Runs what disturbs others, and is disturbed by them, once it is its turn. */
+type InTurn = <T>(work: () => Promise<T>) => Promise<T>
+
 /** The figures of what is no stream, one after the other. */
 async function* measureStates(
   args: BenchArgs,
   dir: string,
   round: number,
-  inTurn: <T>(work: () => Promise<T>) => Promise<T>,
+  inTurn: InTurn,
 ): AsyncGenerator<Figure> {
   const messages = args.backlog
   const profileDir = args.profileDir === undefined ? undefined : join(args.profileDir, `run-${round}`)
@@ -153,6 +155,20 @@ async function* measureStates(
   }
 }
 
+/** The steps of growth, one after the other. */
+async function* measureGrowth(
+  args: BenchArgs,
+  dir: string,
+  round: number,
+  inTurn: InTurn,
+): AsyncGenerator<GrowthRun> {
+  if (!args.workloads.includes('growth')) return
+  const profileDir = args.profileDir === undefined ? undefined : join(args.profileDir, `run-${round}`)
+  const durationMs = args.stepMs
+  const options = { dir, durationMs, warmMs: Math.min(1000, durationMs / 3), profileDir }
+  for (const step of growthSteps(args)) yield* await inTurn(() => measureStep(step, options))
+}
+
 /** How it goes, on stderr: stdout is for the table. */
 function say(run: Run, which: string): void {
   const cpu = run.brokerCpu === null ? '' : `, ${run.brokerCpu.toFixed(2)} CPU s/M`
@@ -161,6 +177,11 @@ function say(run: Run, which: string): void {
   console.error(
     `${which}  ${run.case}, window ${run.window}: ${thousands(run.perSecond)}/s${cpu}${received}, ${others}`,
   )
+}
+
+function sayFigure({ of, what, unit, value, target }: Figure, which: string): void {
+  const wanted = target === null ? '' : ` (wanted ${targetText(target)})`
+  console.error(`${which}  ${of}: ${what} ${valueText(value)} ${unit}${wanted}`)
 }
 
 function sayStep(run: GrowthRun, which: string): void {

@@ -11,6 +11,8 @@ import { spreadOf, type Spread } from './statistics.ts'
 export interface Row {
   readonly case: string
   readonly window: number
+  /** Messages of one call, blob or frame; null: each by itself. */
+  readonly batch: number | null
   readonly runs: number
   readonly perSecond: Spread
   /** Times the rate of each limit in the same run of the bench. */
@@ -51,7 +53,7 @@ type RunFigure = { [K in keyof Run]: Run[K] extends number | null ? K : never }[
 
 export function summarize(cases: readonly Case[], runs: readonly Run[]): Row[] {
   const rows: Row[] = []
-  for (const { name, against } of cases) {
+  for (const { name, against, batch } of cases) {
     const own = runs.filter((run) => run.case === name)
     if (own.length === 0) continue
     const all = (figure: RunFigure) => own.map((run) => run[figure]).filter((value) => value !== null)
@@ -67,6 +69,7 @@ export function summarize(cases: readonly Case[], runs: readonly Run[]): Row[] {
     rows.push({
       case: name,
       window: own[0]!.window,
+      batch,
       runs: own.length,
       perSecond,
       of,

@@ -1,6 +1,7 @@
 /** A broker, a producer and a consumer, each a process of its own, with fresh data, and an account of every message. */
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
+import { assertWhole } from './bodies.ts'
 import { BrokerProcess } from './broker-process.ts'
 import type { ConsumerSteps, ConsumeTask } from './consumer.ts'
 import { anonymousBytesOf, cpuSecondsOf, machineBusySeconds, peakMemoryBytesOf } from './proc.ts'
@@ -97,11 +98,8 @@ export class Trio implements AsyncDisposable {
   /** Ends the receiving. @throws Error when a message that was confirmed is lost, came twice or is damaged */
   async account(what: string, total: number): Promise<{ lost: number; duplicated: number }> {
     const account = await this.consumer.call('stop', { total }, 2 * stepMs)
-    const { missing, duplicates, damaged } = account
-    if (missing > 0 || duplicates > 0 || damaged > 0) {
-      throw new Error(`${what}: of ${total} confirmed messages: ${JSON.stringify(account)}`)
-    }
-    return { lost: missing, duplicated: duplicates }
+    assertWhole(what, total, account)
+    return { lost: account.missing, duplicated: account.duplicates }
   }
 
   /** What the three take of the processors from now on, until it is called. */

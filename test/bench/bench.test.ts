@@ -1,7 +1,7 @@
 /** The bench of this broker alone, as far as it is pure: no processes. */
 import { test } from 'tap'
 import { parseBenchArgs, type BenchArgs } from '../../bench/args.ts'
-import { Arrivals, createBody, numberBody } from '../../bench/bodies.ts'
+import { Arrivals, assertWhole, createBody, numberBody } from '../../bench/bodies.ts'
 import { chooseCases } from '../../bench/cases.ts'
 import { compare } from '../../bench/compare.ts'
 import { sendOneByOne } from '../../bench/load.ts'
@@ -197,6 +197,12 @@ test('the account tells what is missing, twice, damaged or another run’s, and 
   arrivals.note(body(1, 8))
   arrivals.note(body(1).subarray(1))
   t.strictSame([arrivals.missing(3), arrivals.duplicates, arrivals.damaged], [1, 1, 2])
+  t.throws(() => assertWhole('W2', 3, { missing: 1, duplicates: 0, damaged: 0 }), {
+    message: 'W2: of 3 confirmed messages: {"missing":1,"duplicates":0,"damaged":0}',
+  })
+  t.throws(() => assertWhole('W2', 3, { missing: 0, duplicates: 1, damaged: 0 }))
+  t.throws(() => assertWhole('W2', 3, { missing: 0, duplicates: 0, damaged: 1 }))
+  assertWhole('W2', 3, { missing: 0, duplicates: 0, damaged: 0 })
   const received = [...arrivals.receivedMs(0)]
   t.equal(received.length, 3)
   t.strictSame(received.map(Number.isNaN), [false, true, false])
