@@ -6,6 +6,8 @@ export interface Point {
   readonly perSecond: number
   /** At a fixed pace; null: not measured. */
   readonly receivedP50Ms: number | null
+  /** Of the machine, while it was measured. */
+  readonly othersShare: number
 }
 
 /** What a step lost against the one before it; null where it did not lose enough to tell. */
@@ -14,6 +16,8 @@ export interface Cliff {
   readonly rateLost: number | null
   /** Times the latency. */
   readonly latencyTimes: number | null
+  /** Others had so much of the machine in one of the two that it may be their doing. */
+  readonly isDoubtful: boolean
 }
 
 /** A step may lose so much. */
@@ -22,6 +26,7 @@ const lostMax = 0.25
 const latencyTimesMax = 1 / (1 - lostMax)
 /** Less than that is what timers and the disk differ by. */
 const latencyNoiseMs = 0.5
+const othersShareMax = 0.2
 
 /** Null: none. */
 export function cliffOf(before: Point, now: Point): Cliff | null {
@@ -30,6 +35,7 @@ export function cliffOf(before: Point, now: Point): Cliff | null {
   const cliff = {
     rateLost: rateLost > lostMax ? rateLost : null,
     latencyTimes: latencyTimes > latencyTimesMax ? latencyTimes : null,
+    isDoubtful: Math.max(before.othersShare, now.othersShare) > othersShareMax,
   }
   return cliff.rateLost === null && cliff.latencyTimes === null ? null : cliff
 }

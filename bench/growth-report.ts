@@ -1,6 +1,6 @@
 /** What growth came to: a table for each line, with the steps where it falls off. */
 import { sizeName } from './cases.ts'
-import { cliffOf, type Cliff } from './cliffs.ts'
+import { cliffOf, type Cliff, type Point } from './cliffs.ts'
 import { groupBy } from './figures.ts'
 import type { CurveName, GrowthRun } from './growth.ts'
 import { table, thousands, type Columns } from './report.ts'
@@ -38,8 +38,8 @@ export function summarizeGrowth(runs: readonly GrowthRun[]): GrowthRow[] {
   })
 }
 
-function judged({ bodyBytes, perSecond, receivedP50Ms }: Omit<GrowthRow, 'cliff'>) {
-  return { bodyBytes, perSecond: perSecond.median, receivedP50Ms }
+function judged({ bodyBytes, perSecond, receivedP50Ms, othersShare }: Omit<GrowthRow, 'cliff'>): Point {
+  return { bodyBytes, perSecond: perSecond.median, receivedP50Ms, othersShare }
 }
 
 function rowOf(runs: readonly GrowthRun[]): Omit<GrowthRow, 'cliff'> {
@@ -123,12 +123,12 @@ function bytesPerSecondText(row: GrowthRow): string {
 
 export function cliffText(cliff: Cliff | null): string {
   if (cliff === null) return ''
-  const { rateLost, latencyTimes } = cliff
+  const { rateLost, latencyTimes, isDoubtful } = cliff
   const parts = [
     ...(rateLost === null ? [] : [`rate −${Math.round(rateLost * 100)}%`]),
     ...(latencyTimes === null ? [] : [`latency × ${latencyTimes.toFixed(1)}`]),
   ]
-  return `CLIFF ${parts.join(', ')}`
+  return `CLIFF${isDoubtful ? '?' : ''} ${parts.join(', ')}`
 }
 
 const legend = [
@@ -136,5 +136,5 @@ const legend = [
   'four consumers, for one may have 256 subscriptions). What waits is of 100 B, and so is what is sent onto it, which nobody',
   'receives meanwhile. The smallest body has what the account needs, 12 bytes. Latencies are of a second half, at the pace',
   'that is told. CLIFF: more than 25% lost against the line before it, or a median that takes more than a third longer; of',
-  'bodies that grow, in messages and in bytes both.',
+  'bodies that grow, in messages and in bytes both. CLIFF?: others had a fifth of the machine in one of the two.',
 ]

@@ -9,7 +9,7 @@ import { growthRun } from './runs.ts'
 const kibibyte = 1024
 
 function point(perSecond: number, more: Partial<Point> = {}): Point {
-  return { bodyBytes: kibibyte, perSecond, receivedP50Ms: 1, ...more }
+  return { bodyBytes: kibibyte, perSecond, receivedP50Ms: 1, othersShare: 0, ...more }
 }
 
 function parse(...argv: string[]): BenchArgs {
@@ -22,6 +22,17 @@ test('a step may lose a quarter of the rate, and no more', (t) => {
   t.equal(cliffOf(point(100), point(75)), null)
   t.match(cliffOf(point(100), point(74)), { rateLost: 0.26, latencyTimes: null })
   t.equal(cliffOf(point(100), point(300)), null)
+  t.end()
+})
+
+test('a loss is doubtful when others had the machine in either of the two', (t) => {
+  const disturbed = { othersShare: 0.3 }
+  t.match(cliffOf(point(100), point(50)), { isDoubtful: false })
+  t.match(cliffOf(point(100), point(50, disturbed)), { rateLost: 0.5, isDoubtful: true })
+  t.match(cliffOf(point(100, disturbed), point(50)), { isDoubtful: true })
+  t.equal(cliffOf(point(100, disturbed), point(90)), null)
+  const [, row] = summarizeGrowth([growthRun({}), growthRun({ at: 10, perSecond: 500, ...disturbed })])
+  t.match(renderGrowth([row!]).join('\n'), / CLIFF\? rate −50%$/m)
   t.end()
 })
 
