@@ -12,7 +12,7 @@ export type Limits = Readonly<Partial<Record<LimitKind, string>>>
 
 export interface Case {
   readonly name: string
-  readonly kind: 'raw' | 'rawOneByOne' | 'sockets' | 'generate' | 'w1' | 'w2' | 'w3' | 'w4'
+  readonly kind: 'raw' | 'rawOneByOne' | 'sockets' | 'generate' | 'w1' | 'w2' | 'w3' | 'w4' | 'crowd'
   readonly bodyBytes: number
   /** Messages of one `sendBatch`, of one raw blob or of one frame; null: each by itself. */
   readonly batch: number | null
@@ -22,8 +22,6 @@ export interface Case {
   readonly windows: readonly number[]
   /** Of raw lmdb: the blocks of its file are written before. */
   readonly preallocated?: boolean | undefined
-  /** Clients of w4 at once, each with one message at a time; one when left out. */
-  readonly clients?: number | undefined
   /** Of w3: half as many messages a second as W2 comes to, instead of 1,000. */
   readonly atHalf?: boolean | undefined
   readonly against: Limits
@@ -33,7 +31,7 @@ export interface Case {
 const rawInFlight = 16
 /** What a socket of the pair holds that the kernel has not taken. */
 export const socketBufferBytes = 1 << 20
-/** What one client, one message at a time, is compared with. */
+/** Clients of `crowd` at once, each with one message at a time: what w4, which is one, is compared with. */
 export const crowdClients = 200
 
 /** About 50 to 100 KiB: what a client's own batching comes to, and what raw lmdb is measured with. */
@@ -128,7 +126,7 @@ function oneAtATime(bodyBytes: number): Case[] {
     { ...puts, name: raw, against: {} },
     { ...puts, name: preallocated, preallocated: true, against: { raw } },
     { ...w4, name: `W4 ${size}`, windows: [1] },
-    { ...w4, name: crowdName(bodyBytes), windows: [crowdClients], clients: crowdClients },
+    { ...w4, name: crowdName(bodyBytes), kind: 'crowd', windows: [crowdClients] },
   ]
 }
 

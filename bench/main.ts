@@ -75,9 +75,8 @@ async function bench(args: BenchArgs): Promise<void> {
       // Whoever is second finds another machine than the first, so they take turns.
       if (round % 2 === 1) await ourTurn()
       if (against !== null) {
-        // An older bench does not know every kind.
-        const run: Run | undefined = await inTurn(() => against(what, { ...options, profileDir: undefined }))
-        if (run !== undefined) {
+        const run = await inTurn(() => against(what, { ...options, profileDir: undefined }))
+        if (run !== null) {
           theirs.push(run)
           say(run, `${round}/${args.repeat} of the other`)
         }

@@ -1,7 +1,7 @@
 /** One run of one case: fresh processes, fresh data, and an account of every message. */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { socketBufferBytes, type Case } from './cases.ts'
+import { crowdClients, socketBufferBytes, type Case } from './cases.ts'
 import type { LoadTask } from './load.ts'
 import { pacePerSecond } from './paced.ts'
 import type { ProducerSteps } from './producer.ts'
@@ -62,7 +62,8 @@ const pageHeadBytes = 16
 const rawSlackBytes = 64 << 20
 const queues = ['bench']
 
-const noFigures = {
+/** Where a figure is not measured. */
+export const noFigures = {
   brokerCpu: null,
   producerCpu: null,
   consumerCpu: null,
@@ -94,6 +95,7 @@ export async function measure(what: Case, options: RunOptions): Promise<Run> {
       case 'w1':
       case 'w2':
       case 'w4':
+      case 'crowd':
         return await measureStream(what, options, dir)
       case 'w3':
         return await measurePaced(what, options, dir)
@@ -199,11 +201,12 @@ async function measureGenerator(what: Case, options: RunOptions): Promise<Run> {
 
 async function measureStream(what: Case, options: RunOptions, dir: string): Promise<Run> {
   const { durationMs, warmMs } = options
-  await using trio = await Trio.start({ ...trioOptions(what, options, dir), producers: what.clients })
+  const producers = what.kind === 'crowd' ? crowdClients : 1
+  await using trio = await Trio.start({ ...trioOptions(what, options, dir), producers })
   const receives = what.kind === 'w2'
   const receive = () => trio.receive({ bodyBytes: what.bodyBytes, mode: what.consume ?? 'receive' })
   if (receives) await receive()
-  const step = what.kind === 'w4' ? 'oneByOne' : 'send'
+  const step = what.kind === 'w4' || what.kind === 'crowd' ? 'oneByOne' : 'send'
   const countMax = Math.floor(runBytesMax / what.bodyBytes)
   const send = (ms: number, first: number) =>
     trio.send(step, { ...loadOf(what, options), durationMs: ms, first, countMax })
