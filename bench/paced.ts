@@ -23,9 +23,13 @@ export interface PacedResult {
 
 const confirmMs = 20_000
 
+/** Messages not yet confirmed at most: as many as W2's largest window; more would measure this process's garbage collector. */
+const unconfirmedMax = 5000
+
 /**
  * So many a second, whether or not the ones before are confirmed. A message's time starts when it is handed to the
- * client: timers come late by up to a millisecond, which is not the server's doing.
+ * client: timers come late by up to a millisecond, which is not the server's doing. One that was held back, since too
+ * many were not confirmed, has its time from when it was due: who is slow does not choose what is measured.
  */
 export async function sendPaced(
   task: PacedTask,
@@ -35,27 +39,33 @@ export async function sendPaced(
   const total = Math.round((durationMs / 1000) * perSecond)
   const sentMs = new Float64Array(total).fill(NaN)
   const confirmedMs = new Float64Array(total).fill(NaN)
+  // Copied where none is free: random bytes for each would slow down the one that is late already.
+  const template = createBody(bodyBytes, tag)
   const spare: Buffer[] = []
   let failure: Error | null = null
   let unconfirmed = 0
-  const sendOne = async (i: number) => {
-    const body = spare.pop() ?? createBody(bodyBytes, tag)
+  const sendOne = async (i: number, sinceMs: number) => {
+    const body = spare.pop() ?? Buffer.from(template)
     numberBody(body, first + i)
     unconfirmed++
-    sentMs[i] = monotonicMs()
+    sentMs[i] = sinceMs
     await send(body)
     confirmedMs[i] = monotonicMs()
     unconfirmed--
     spare.push(body)
   }
   const startMs = monotonicMs()
+  /** Below it messages were held back. */
+  let heldEnd = 0
   for (let sent = 0; sent < total;) {
     const due = Math.min(total, 1 + Math.floor(((monotonicMs() - startMs) / 1000) * perSecond))
-    while (sent < due) {
-      sendOne(sent++).catch((error: unknown) => {
+    for (; sent < due && unconfirmed < unconfirmedMax; sent++) {
+      const sinceMs = sent < heldEnd ? startMs + (sent / perSecond) * 1000 : monotonicMs()
+      sendOne(sent, sinceMs).catch((error: unknown) => {
         failure ??= error instanceof Error ? error : new Error(String(error))
       })
     }
+    if (sent < due) heldEnd = due
     await setTimeout(1)
     if (failure !== null) throw failure as Error
   }

@@ -5,7 +5,7 @@ import { Arrivals, assertWhole, createBody, numberBody } from '../../bench/bodie
 import { chooseCases } from '../../bench/cases.ts'
 import { compare } from '../../bench/compare.ts'
 import { sendOneByOne } from '../../bench/load.ts'
-import { figuresOfPaced } from '../../bench/paced.ts'
+import { figuresOfPaced, sendPaced } from '../../bench/paced.ts'
 import { renderBenchPicture } from '../../bench/picture.ts'
 import { renderReport, summarize } from '../../bench/report.ts'
 import { judgeRows } from '../../bench/targets.ts'
@@ -169,6 +169,27 @@ test('latencies are of what came after the warm-up, and what did not come is lef
   t.strictSame(figures.confirm, { p50Ms: 1, p99Ms: 1, p999Ms: 1 })
   t.strictSame(figures.received, { p50Ms: 2, p99Ms: 2, p999Ms: 2 })
   t.end()
+})
+
+test('a pace that is too much for who confirms is held back, and its time runs from when it was due', async (t) => {
+  const arrivals = new Arrivals(100, 7)
+  const confirms: (() => void)[] = []
+  let most = 0
+  const send = (body: Buffer) => {
+    arrivals.note(Buffer.from(body))
+    return new Promise<void>((resolve) => {
+      most = Math.max(most, confirms.push(resolve))
+      // Who confirms does so late, and all at once.
+      if (most === 5000) setImmediate(() => confirms.splice(0).forEach((confirm) => confirm()))
+      if (arrivals.distinct > 5000) resolve()
+    })
+  }
+  const task = { bodyBytes: 100, tag: 7, perSecond: 1_000_000, durationMs: 10, first: 0 }
+  const { sentMs, confirmedMs } = await sendPaced(task, send)
+  t.strictSame([arrivals.missing(10_000), arrivals.duplicates, arrivals.damaged], [0, 0, 0])
+  t.equal(most >= 5000, true)
+  t.ok(sentMs.every((at, i) => at <= confirmedMs[i]!))
+  t.ok(sentMs[7000]! <= sentMs[9999]!, 'in the order in which they were due')
 })
 
 test('several that send one at a time send each number once', async (t) => {
