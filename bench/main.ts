@@ -18,7 +18,7 @@ import { growthSteps, measureStep, stepName, type GrowthRun } from './growth.ts'
 import { withLock } from './lock.ts'
 import { measure, type Run } from './measure.ts'
 import { renderBenchPicture } from './picture.ts'
-import { makeDataDir, touchMemory } from './preparation.ts'
+import { makeDataDir, touchMemory, warmUpMs } from './preparation.ts'
 import { describeMachine } from './proc.ts'
 import { topOfProfiles } from './profile.ts'
 import { renderReport, settingsOf, summarize, thousands, type Report } from './report.ts'
@@ -31,7 +31,7 @@ async function bench(args: BenchArgs): Promise<void> {
   buildCommandIfStale()
   const startedAt = new Date().toISOString()
   const dir = makeDataDir(args.dir ?? tmpdir())
-  const warmMs = Math.min(1000, args.durationMs / 3)
+  const warmMs = warmUpMs(args.durationMs)
   const inTurn: InTurn = (work) => withLock(args.lockFile, work)
   const warmedBytes = args.quick ? 0 : await inTurn(touchMemory)
   const cases = chooseCases(args)

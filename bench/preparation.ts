@@ -27,3 +27,8 @@ export async function touchMemory(): Promise<number> {
     await worker.stop()
   }
 }
+
+/** How long the load runs before it is measured: V8 compiles for some seconds, a server in C does not. */
+export function warmUpMs(durationMs: number): number {
+  return Math.min(3000, durationMs / 2)
+}

@@ -8,7 +8,7 @@ import { chmodSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { buildCommandIfStale } from '../broker-process.ts'
 import { batchOf, sizeName } from '../cases.ts'
-import { makeDataDir, touchMemory } from '../preparation.ts'
+import { makeDataDir, touchMemory, warmUpMs } from '../preparation.ts'
 import { describeMachine } from '../proc.ts'
 import { nameOf, resultsDir, writeResult } from '../results.ts'
 import { parsePeersArgs, usage, type PeersArgs } from './args.ts'
@@ -32,7 +32,7 @@ async function bench(args: PeersArgs): Promise<void> {
   const dir = makeDataDir(args.dir ?? tmpdir())
   // Servers of other users get below it.
   chmodSync(dir, 0o711)
-  const warmMs = Math.min(1000, args.durationMs / 3)
+  const warmMs = warmUpMs(args.durationMs)
   const warmedBytes = args.quick ? 0 : await withLock(args.lockFile, touchMemory)
   const options = { dir, durability: args.durability, durationMs: args.durationMs, warmMs }
   const participants = participantsOf(args.peers, args.durability)

@@ -59,7 +59,8 @@ export class ServerProcess implements RunningServer {
     const { name, file, args, dir, environment = {}, user = null, endpoint, isReady } = options
     const logFile = join(dir, `${name}.out`)
     const log = openSync(logFile, 'a')
-    const child = spawn(file, [...args], {
+    // The kernel ends it even when we are killed without a word.
+    const child = spawn('setpriv', ['--pdeathsig', 'KILL', file, ...args], {
       cwd: dir,
       env: { ...childEnvironment(), ...environment },
       stdio: ['ignore', log, log],
