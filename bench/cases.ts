@@ -12,7 +12,8 @@ export type Limits = Readonly<Partial<Record<LimitKind, string>>>
 
 export interface Case {
   readonly name: string
-  readonly kind: 'raw' | 'rawOneByOne' | 'sockets' | 'generate' | 'w1' | 'w2' | 'w3' | 'w4' | 'crowd'
+  readonly kind:
+    'raw' | 'rawOneByOne' | 'rawPaced' | 'sockets' | 'generate' | 'w1' | 'w2' | 'w3' | 'w4' | 'crowd'
   readonly bodyBytes: number
   /** Messages of one `sendBatch`, of one raw blob or of one frame; null: each by itself. */
   readonly batch: number | null
@@ -108,9 +109,13 @@ function inBatches(bodyBytes: number, { quick }: BenchArgs): Pick<Case, 'batch' 
 }
 
 function paced(bodyBytes: number): Case[] {
-  const name = `W3 ${sizeName(bodyBytes)}`
-  const w3 = { kind: 'w3', bodyBytes, batch: null, windows: [1], against: {} } as const
+  const size = sizeName(bodyBytes)
+  const name = `W3 ${size}`
+  const one = { bodyBytes, batch: null, windows: [1], against: {} } as const
+  const w3 = { ...one, kind: 'w3' } as const
   return [
+    // Its latencies are the limit: what a message waits for the disk, and for the messages before it.
+    { ...one, kind: 'rawPaced', name: `raw lmdb ${size} at 1,000/s` },
     { ...w3, name: `${name} at 1,000/s` },
     { ...w3, name: `${name} at half of W2's rate`, atHalf: true },
   ]

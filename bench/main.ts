@@ -64,7 +64,8 @@ async function bench(args: BenchArgs): Promise<void> {
       // The same pace in each round: the first one's W2 tells it, or else a trial.
       if (what.atHalf === true && round === 1) paces.set(what, await halfOf(unpacedOf(what, args)))
       const profileDir = args.profileDir === undefined ? undefined : join(args.profileDir, `run-${round}`)
-      const durationMs = what.kind === 'w3' ? args.pacedMs : args.durationMs
+      const isPaced = what.kind === 'w3' || what.kind === 'rawPaced'
+      const durationMs = isPaced ? args.pacedMs : args.durationMs
       const window = windows.get(what)!
       const options = { dir, durationMs, warmMs, window, profileDir, pacePerSecond: paces.get(what) }
       const ourTurn = async (): Promise<void> => {

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { crowdClients, socketBufferBytes, type Case } from './cases.ts'
 import type { LoadTask } from './load.ts'
-import { pacePerSecond } from './paced.ts'
+import { figuresOfPaced, pacePerSecond } from './paced.ts'
 import type { ProducerSteps } from './producer.ts'
 import type { RawSteps } from './raw-lmdb.ts'
 import type { SocketSteps } from './raw-socket.ts'
@@ -88,6 +88,8 @@ export async function measure(what: Case, options: RunOptions): Promise<Run> {
       case 'raw':
       case 'rawOneByOne':
         return await measureRaw(what, options, dir)
+      case 'rawPaced':
+        return await measureRawPaced(what, options, dir)
       case 'sockets':
         return await measureSockets(what, options)
       case 'generate':
@@ -128,6 +130,33 @@ async function measureRaw(what: Case, { durationMs }: RunOptions, dir: string): 
       p50Ms: result.p50Ms,
       p99Ms: result.p99Ms,
       p999Ms: result.p999Ms,
+      othersShare: others(),
+    }
+  } finally {
+    await worker.stop()
+  }
+}
+
+async function measureRawPaced(what: Case, { durationMs, warmMs }: RunOptions, dir: string): Promise<Run> {
+  const { bodyBytes } = what
+  const worker = new Worker<RawSteps>('raw-lmdb')
+  try {
+    await worker.call('open', { dir, valueBytes: bodyBytes, zeroBytes: null }, 2 * stepMs)
+    const others = watchOthers([worker.pid])
+    const wholeMs = warmMs + durationMs
+    const pace = { perSecond: pacePerSecond, warmMs }
+    const task = { ...pace, bodyBytes, tag: 0, durationMs: wholeMs, first: 0 }
+    const paced = await worker.call('paced', task, wholeMs + 2 * stepMs)
+    const { messages, elapsedMs, perSecond, confirm } = figuresOfPaced(paced, paced.confirmedMs, pace)
+    return {
+      ...noFigures,
+      case: what.name,
+      window: what.windows[0]!,
+      messages,
+      elapsedMs,
+      perSecond,
+      brokerCpu: (paced.cpuSeconds / paced.sentMs.length) * 1e6,
+      ...confirm,
       othersShare: others(),
     }
   } finally {

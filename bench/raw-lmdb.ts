@@ -8,6 +8,7 @@ import { randomBytes } from 'node:crypto'
 import { closeSync, fdatasyncSync, fstatSync, openSync, statSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { secondsSince } from './load.ts'
+import { sendPaced, type PacedResult, type PacedTask } from './paced.ts'
 import { percentile, type Latency } from './statistics.ts'
 import { serveSteps } from './steps.ts'
 
@@ -54,6 +55,16 @@ const steps = {
     db = openFile()
   },
 
+  /** At a pace: what comes while a commit is under way is in the next. */
+  async paced(task: PacedTask): Promise<PacedResult & { cpuSeconds: number }> {
+    const cpu = process.cpuUsage()
+    let next = 0
+    const paced = await sendPaced(task, (body) => db.put(keyOf(next++), body))
+    const cpuSeconds = secondsSince(cpu)
+    await db.close()
+    return { ...paced, cpuSeconds }
+  },
+
   async put({ inFlight, durationMs, bytesMax }: PutTask): Promise<PutResult> {
     const putsMax = Math.max(1, Math.floor(bytesMax / value.length))
     const latenciesMs = new Float64Array(Math.min(putsMax, 1 << 20))
@@ -65,9 +76,7 @@ const steps = {
       while (next < putsMax) {
         const at = performance.now()
         if (at - start >= durationMs) return
-        const key = Buffer.alloc(8)
-        key.writeUInt32BE(next++, 4)
-        await db.put(key, value)
+        await db.put(keyOf(next++), value)
         if (durable < latenciesMs.length) latenciesMs[durable] = performance.now() - at
         durable++
       }
@@ -88,6 +97,12 @@ const steps = {
       p999Ms: percentile(sorted, 0.999),
     }
   },
+}
+
+function keyOf(n: number): Buffer {
+  const key = Buffer.alloc(8)
+  key.writeUInt32BE(n, 4)
+  return key
 }
 
 function openFile(): lmdb.Database<Uint8Array, Uint8Array> {

@@ -68,6 +68,7 @@ test('what a rate is compared with is measured in the same run, before it', (t) 
 test('latency and one message at a time are measured at the first size', (t) => {
   const names = (...argv: string[]) => chooseCases(parse(...argv)).map(({ name }) => name)
   t.strictSame(names('--workload', 'w3', '--size', '100,1024'), [
+    'raw lmdb 100 B at 1,000/s',
     'W3 100 B at 1,000/s',
     "W3 100 B at half of W2's rate",
   ])

@@ -25,7 +25,7 @@ const rates = [
   'W2 1 KiB send, consumeBatches',
   'W2 1 KiB sendBatch, consumeBatches',
 ]
-const latencies = ['W3 1 KiB at 1,000/s', "W3 1 KiB at half of W2's rate"]
+const latencies = ['raw lmdb 1 KiB at 1,000/s', 'W3 1 KiB at 1,000/s', "W3 1 KiB at half of W2's rate"]
 const single = [
   'raw lmdb one put at a time 1 KiB',
   'raw lmdb one put at a time 1 KiB, preallocated',
