@@ -7,22 +7,10 @@ import { table, thousands, type Columns } from './report.ts'
 import { spreadOf, type Spread } from './statistics.ts'
 
 /** All runs of one step. Latencies and memory are medians. */
-export interface GrowthRow {
-  readonly curve: CurveName
-  readonly at: number
-  readonly bodyBytes: number
+export interface GrowthRow extends Omit<GrowthRun, 'messages' | 'perSecond' | 'brokerCpu'> {
   readonly runs: number
   readonly perSecond: Spread
   readonly brokerCpu: Spread
-  readonly brokerAnonymousBytes: number
-  readonly pacePerSecond: number | null
-  readonly confirmP50Ms: number | null
-  readonly confirmP99Ms: number | null
-  readonly receivedP50Ms: number | null
-  readonly receivedP99Ms: number | null
-  readonly lost: number
-  readonly duplicated: number
-  readonly othersShare: number
   /** Against the step before it. */
   readonly cliff: Cliff | null
 }

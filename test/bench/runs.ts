@@ -2,7 +2,7 @@
 import type { Case } from '../../bench/cases.ts'
 import type { GrowthRun } from '../../bench/growth.ts'
 import { summarizeGrowth } from '../../bench/growth-report.ts'
-import type { Run } from '../../bench/measure.ts'
+import { noFigures, type Run } from '../../bench/measure.ts'
 import { summarize, type Report } from '../../bench/report.ts'
 import { judgeRows } from '../../bench/targets.ts'
 
@@ -13,18 +13,7 @@ export function run(what: string, perSecond: number, more: Partial<Run> = {}): R
     messages: 1,
     elapsedMs: 1,
     perSecond,
-    brokerCpu: null,
-    producerCpu: null,
-    consumerCpu: null,
-    brokerPeakBytes: null,
-    brokerAnonymousBytes: null,
-    p50Ms: null,
-    p99Ms: null,
-    p999Ms: null,
-    receivedP50Ms: null,
-    receivedP99Ms: null,
-    receivedP999Ms: null,
-    drainPerSecond: null,
+    ...noFigures,
     lost: 0,
     duplicated: 0,
     othersShare: 0,
