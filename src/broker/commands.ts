@@ -110,9 +110,10 @@ export class Commands implements RequestHandler {
 
   /** Its deliveries are read again: queues on which it waits serve it. */
   drained(session: Session): void {
-    const queues = new Set(this.#longPolls.get(session)?.values())
-    for (const { queue } of this.#subscriptions.get(session)?.values() ?? []) queues.add(queue)
-    for (const queue of queues) queue.ready()
+    for (const queue of this.#longPolls.get(session)?.values() ?? []) if (queue.hasReady) queue.ready()
+    // It may have hundreds, and drains with each turn: those that have nothing come to it when they do.
+    for (const { queue } of this.#subscriptions.get(session)?.values() ?? [])
+      if (queue.hasReady) queue.ready()
   }
 
   /** What is for a subscription that has ended is late, and of no use. */

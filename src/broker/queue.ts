@@ -163,6 +163,11 @@ export class Queue {
     return this.#waiting.delete(taker) || wasSubscribed
   }
 
+  /** There are messages that whoever comes may be given. */
+  get hasReady(): boolean {
+    return this.partitions.some(({ leader }) => leader.readyCount > 0)
+  }
+
   /** Something is ready, or a connection takes more again: waiters are served at the end of this turn, at once. */
   ready(): void {
     if (this.#dispatchDue || this.#waiting.size === 0) return
@@ -235,7 +240,7 @@ export class Queue {
     let servedInTurn = 0
     for (const [taker, timer] of this.#waiting) {
       if (left-- === 0) break
-      if (!this.partitions.some((p) => p.leader.readyCount > 0)) return
+      if (!this.hasReady) return
       if (!taker.canTake()) continue
       if (servedInTurn++ === takersPerTurn) {
         isServing = true
