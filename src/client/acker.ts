@@ -88,11 +88,6 @@ export class Acker implements TurnWork {
     return this.#open.size === 0 && this.#full.size === 0
   }
 
-  /** As `settle`, for an ack. */
-  ack(leased: Leased, target: AckTarget, dueMs: number, signal: AbortSignal | undefined): void {
-    this.settle(acking, leased, target, dueMs, signal)
-  }
-
   /**
    * @param dueMs monotonic time at which `target` gives up
    * @throws MqError DISCONNECTED
@@ -251,21 +246,11 @@ class AckBatch implements SequencedWork {
       if (refused !== null && contains(refused, this.#leased[i]!.offset)) target.failed(leaseLost())
       else target.settled()
     })
-    this.#letGo()
   }
 
   refused(error: MqError): void {
     if (isGone(error)) this.#queue.isGone()
     this.#waiters.end((target) => target.failed(error))
-    this.#letGo()
-  }
-
-  /**
-   * By now it may be old to the garbage collector, which keeps what something old names until it next looks at all that is
-   * old: here messages, and with them whole batches.
-   */
-  #letGo(): void {
-    this.#leased.length = 0
   }
 }
 

@@ -35,8 +35,6 @@ export class Held implements LeaseKeeper {
   /** The first that was not handed out, and where in the batch its body begins. */
   #next = 0
   #nextAt = 0
-  /** Where the body of the one before it begins. */
-  #lastAt = 0
   /** Who wants to know that a lease is lost, by index. */
   #watchers: Map<number, () => void> | null = null
 
@@ -85,7 +83,6 @@ export class Held implements LeaseKeeper {
   handOut(): number {
     while (this.#next < this.#states.length) {
       const index = this.#next++
-      this.#lastAt = this.#nextAt
       this.#nextAt += bodyLength(this.#delivery!.view, index)
       if (this.#states[index] !== isGone) return index
     }
@@ -95,8 +92,10 @@ export class Held implements LeaseKeeper {
   /** The message that was handed out last. It is made only now: what is young when it dies costs next to nothing. */
   message(): Message {
     const delivery = this.#delivery!
-    const body = delivery.view.bytes.subarray(this.#lastAt, this.#nextAt)
-    return new Message(delivery, this.#next - 1, body)
+    const { view } = delivery
+    const index = this.#next - 1
+    const body = view.bytes.subarray(this.#nextAt - bodyLength(view, index), this.#nextAt)
+    return new Message(delivery, index, body)
   }
 
   /** What was not handed out, which is let go of. */

@@ -3,7 +3,7 @@ import { limits, type Epoch, type LeaseId, type Offset, type PartitionId } from 
 import { attributes, type BatchView } from '../wire/batch.ts'
 import { messageId } from '../wire/message-id.ts'
 import { settleAction } from '../wire/messages.ts'
-import { acking, leaseLost, releasing, type AckTarget, type Leased, type Settling } from './acker.ts'
+import { acking, leaseLost, releasing, type AckTarget, type Settling } from './acker.ts'
 import type { Core } from './core.ts'
 import { encodeReceipt } from './delivery-receipt.ts'
 import { extendItems } from './extend.ts'
@@ -199,11 +199,13 @@ export class Message {
   settle(how: Settling, options: CallOptions, settled: () => void, failed: (error: MqError) => void): void {
     if (this.#settling) throw leaseLost()
     const signal = checkSignal(options.signal)
-    const { core, queue, partition, keeper } = this.#delivery
+    const { core, queue, partition, leaseEpoch, lease, keeper } = this.#delivery
     const dueMs = core.turn.nowMs + checkTimeout(options.timeoutMs)
     core.checkOpen()
-    const settlement = new Settlement(this, this.#delivery, this.#index, settled, failed)
-    queue.ackers[partition]!.settle(how, settlement, settlement, dueMs, signal)
+    const settlement = new Settlement(this, keeper, this.#index, settled, failed)
+    // What the acker keeps until its answer names no message: that would keep whole batches.
+    const leased = { leaseEpoch, lease, offset: this.#offset }
+    queue.ackers[partition]!.settle(how, leased, settlement, dueMs, signal)
     this.#settling = true
     keeper?.settling(this.#index)
   }
@@ -230,54 +232,38 @@ export class Message {
   }
 }
 
-/**
- * One settle of a message, on its way: tells those whom it concerns what became of it. One object, since there is one
- * for each message that is consumed.
- */
-class Settlement implements AckTarget, Leased {
+/** Tells those whom it concerns what became of one settle of a message. */
+class Settlement implements AckTarget {
   readonly #message: Message
-  readonly #delivery: DeliveryContext
+  readonly #keeper: LeaseKeeper | null
   readonly #index: number
   readonly #settled: () => void
   readonly #failed: (error: MqError) => void
 
   constructor(
     message: Message,
-    delivery: DeliveryContext,
+    keeper: LeaseKeeper | null,
     index: number,
     settled: () => void,
     failed: (error: MqError) => void,
   ) {
     this.#message = message
-    this.#delivery = delivery
+    this.#keeper = keeper
     this.#index = index
     this.#settled = settled
     this.#failed = failed
   }
 
-  get leaseEpoch(): Epoch {
-    return this.#delivery.leaseEpoch
-  }
-
-  get lease(): LeaseId {
-    return this.#delivery.lease
-  }
-
-  get offset(): Offset {
-    return this.#delivery.base + this.#index
-  }
-
   settled(): void {
-    this.#delivery.keeper?.gone(this.#index)
+    this.#keeper?.gone(this.#index)
     this.#settled()
   }
 
   failed(error: MqError): void {
     // Whether it is settled is the broker's to say, should it be asked again.
     this.#message.unsettled()
-    const { keeper } = this.#delivery
-    if (error.code === 'LEASE_LOST') keeper?.gone(this.#index)
-    else keeper?.unsettled(this.#index)
+    if (error.code === 'LEASE_LOST') this.#keeper?.gone(this.#index)
+    else this.#keeper?.unsettled(this.#index)
     this.#failed(error)
   }
 }
