@@ -163,6 +163,23 @@ export type OpenOptions =
       readonly synced?: boolean
     }
 
+/**
+ * A file of fixed length beside the segments. Its blocks are there, so that a write to it takes no room, wherever the file
+ * system writes in place.
+ */
+export interface JournalFile {
+  /** All of it, in memory of the caller's. */
+  read(): Promise<Uint8Array>
+  /**
+   * Writes within its length, and resolves once that is on disk; a crash before may leave any part of it. One call at a
+   * time. The bytes must not change until it has resolved.
+   * @throws MqError DISK_FULL: any part may be written. Anything else: the process must stop.
+   */
+  write(at: number, bytes: Uint8Array): Promise<void>
+  /** Idempotent. Waits for a write under way. */
+  close(): Promise<void>
+}
+
 /** A data directory: a few named segments under one lock. */
 export interface Store {
   /**
@@ -198,7 +215,15 @@ export interface Store {
    * @throws MqError STORAGE_FAILED
    */
   release(): Promise<void>
-  /** Gives the lock back. Segments are closed before. */
+  /**
+   * Opens the file beside the segments; makes it where there is none, durably: after a crash it is there as a whole or not
+   * at all. All that can be read of it is on the disk once it is open.
+   * @param initial what it has when it is made; null: none is made
+   * @returns null: there is none, as asked or for lack of room
+   * @throws MqError STORAGE_FAILED
+   */
+  journal(initial: Uint8Array | null): Promise<JournalFile | null>
+  /** Gives the lock back. Segments, and the journal, are closed before. */
   close(): Promise<void>
 }
 

@@ -7,7 +7,7 @@ import type { MqClient } from './client/client.ts'
 import { connectWith } from './client/connect.ts'
 import { inProcess } from './client/in-process.ts'
 import type { ConnectOptions } from './client/options.ts'
-import type { ClientEnv, Env, OpenOptions, Piece, Segment, Store } from './env.ts'
+import type { ClientEnv, Env, JournalFile, OpenOptions, Piece, Segment, Store } from './env.ts'
 import { MqError } from './errors.ts'
 import { MovedClock } from './sim/moved-clock.ts'
 import { SimStore } from './sim/store.ts'
@@ -192,6 +192,16 @@ class TrackedStore implements Store {
 
   release(): Promise<void> {
     return this.#moved.track(this.#store.release())
+  }
+
+  async journal(initial: Uint8Array | null): Promise<JournalFile | null> {
+    const file = await this.#moved.track(this.#store.journal(initial))
+    if (file === null) return null
+    return {
+      read: () => this.#moved.track(file.read()),
+      write: (at, bytes) => this.#moved.track(file.write(at, bytes)),
+      close: () => this.#moved.track(file.close()),
+    }
   }
 
   close(): Promise<void> {

@@ -302,7 +302,7 @@ export class RunningBroker implements Broker, Measured {
     phases.end('metadata')
     const epoch = await this.#meta.drawEpoch()
     phases.end('epoch')
-    this.#log = await SharedLog.open(store, clock, logOptions, {
+    this.#log = await SharedLog.open(store, clock, random, logOptions, {
       failed: (error) => this.fail(error),
       rolled: () => this.#checkpointAll(),
       relieved: () => this.#listener?.relieved(),
@@ -454,7 +454,7 @@ export class RunningBroker implements Broker, Measured {
       this.#checkpointAll()
       // A queue whose creation is under way still begins its log.
       const idle = Promise.all([this.#commands!.idle(), this.#checkpoints.idle()])
-      const flushed = idle.then(() => this.log.flushed())
+      const flushed = idle.then(() => this.log.flushed()).then(() => this.log.moveJournaled())
       const stopped = Promise.race([flushed.then(() => true), this.failed.then(() => false)])
       if ((await this.#within(this.options.stopTimeoutMs, stopped)) !== true)
         this.logger.warn(

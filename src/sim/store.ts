@@ -5,7 +5,7 @@
  * It is stricter than LMDB, so that code which would corrupt data there fails here: changing bytes that a commit still
  * reads, or two commits at once, is an InvariantError; bytes kept beyond their time turn to garbage.
  */
-import type { Damage, OpenOptions, Piece, Put, Segment, Store } from '../env.ts'
+import type { Damage, JournalFile, OpenOptions, Piece, Put, Segment, Store } from '../env.ts'
 import { keyBytesMax } from '../env.ts'
 import { invariant, InvariantError, MqError } from '../errors.ts'
 import { displacedBytes, displacedCopy, hashBytes, mix, poison } from './bytes.ts'
@@ -46,6 +46,7 @@ export class SimStore implements Store {
 
   readonly #segments = new Map<string, SegmentData>()
   readonly #removed: Map<string, SegmentData> | null
+  readonly #journal = new JournalData()
   readonly #own: AttachedStore
   #holder: AttachedStore | undefined
 
@@ -61,6 +62,7 @@ export class SimStore implements Store {
       store: this,
       segments: this.#segments,
       removed: this.#removed,
+      journal: this.#journal,
       holder: () => this.#holder,
       hold: (holder) => {
         this.#holder = holder
@@ -121,6 +123,10 @@ export class SimStore implements Store {
 
   release(): Promise<void> {
     return this.#own.release()
+  }
+
+  journal(initial: Uint8Array | null): Promise<JournalFile | null> {
+    return this.#own.journal(initial)
   }
 
   close(): Promise<void> {
@@ -192,19 +198,46 @@ class SegmentData {
   }
 }
 
+/** What is on disk of the file beside the segments. */
+class JournalData {
+  /** Null: there is no such file. */
+  bytes: Uint8Array | null = null
+  /** What can be read and a power cut takes back: what was there before it. */
+  #unsynced: { readonly at: number; readonly before: Uint8Array }[] = []
+
+  /** @param isSynced false: until the next sync a power cut takes it back */
+  write(at: number, bytes: Uint8Array, isSynced: boolean): void {
+    invariant(this.bytes !== null && at + bytes.length <= this.bytes.length, 'the journal has a fixed length')
+    if (!isSynced) this.#unsynced.push({ at, before: this.bytes.slice(at, at + bytes.length) })
+    this.bytes.set(bytes, at)
+  }
+
+  sync(): void {
+    this.#unsynced = []
+  }
+
+  powerCut(): void {
+    for (const { at, before } of this.#unsynced.reverse()) this.bytes?.set(before, at)
+    this.sync()
+  }
+}
+
 interface StoreLinks {
   readonly store: SimStore
   readonly segments: Map<string, SegmentData>
   /** What was removed, if that is kept. */
   readonly removed: Map<string, SegmentData> | null
+  readonly journal: JournalData
   holder(): AttachedStore | undefined
   hold(holder: AttachedStore | undefined): void
 }
 
-/** Something on its way to the disk. When a crash comes first, it is there wholly or not at all. */
+/** Something on its way to the disk. When a crash comes first, it is there or not; wholly, if it cannot be torn. */
 interface Effect {
   /** @param isSynced false: it can be read, and is not on the disk yet */
   apply(isSynced: boolean): void
+  /** Of what a crash may do in part. */
+  tear?(isSynced: boolean): void
 }
 
 /** Of crashes: the machine's power is cut, and what was not synced is gone. */
@@ -215,6 +248,7 @@ export class AttachedStore implements Store {
   readonly host: SimHost
   readonly links: StoreLinks
   readonly random: SeededRandom
+  readonly journalRandom: SeededRandom
   readonly #powerRandom: SeededRandom
   /** Names of the segments that are open or being opened. */
   readonly #open = new Set<string>()
@@ -225,6 +259,7 @@ export class AttachedStore implements Store {
     this.links = links
     this.random = host.random.fork('disk')
     this.#powerRandom = host.random.fork('power')
+    this.journalRandom = host.random.fork('journal')
   }
 
   async lock(): Promise<void> {
@@ -311,6 +346,23 @@ export class AttachedStore implements Store {
     })
   }
 
+  async journal(initial: Uint8Array | null): Promise<JournalFile | null> {
+    if (!this.host.alive) return never()
+    this.#mustHold()
+    invariant(!this.#open.has(journalName), 'the journal is open already')
+    const { store, journal } = this.links
+    if (journal.bytes === null) {
+      if (initial === null || (store.full && store.releasedBytes <= 0)) return null
+      this.#open.add(journalName)
+      await this.effect('disk', this.journalLatencyMs(), {
+        apply: () => (journal.bytes = new Uint8Array(initial)),
+      })
+    }
+    journal.sync()
+    this.#open.add(journalName)
+    return new OpenJournal(journal, this)
+  }
+
   async close(): Promise<void> {
     if (!this.host.alive) return never()
     invariant(this.#open.size === 0, 'segments are closed before their store')
@@ -324,10 +376,14 @@ export class AttachedStore implements Store {
   crash(): void {
     const { links } = this
     if (links.holder() === this) links.hold(undefined)
-    for (const effect of this.#effects)
-      if (this.random.chance(0.5)) effect.apply(this.#powerRandom.chance(0.5))
+    for (const effect of this.#effects) {
+      if (effect.tear !== undefined) effect.tear(this.journalRandom.chance(0.5))
+      else if (this.random.chance(0.5)) effect.apply(this.#powerRandom.chance(0.5))
+    }
     this.#effects.clear()
-    if (this.#powerRandom.chance(powerCutChance)) for (const data of links.segments.values()) data.powerCut()
+    if (!this.#powerRandom.chance(powerCutChance)) return
+    for (const data of links.segments.values()) data.powerCut()
+    links.journal.powerCut()
   }
 
   /** Applies an effect once its time has come, and resolves then. */
@@ -347,12 +403,107 @@ export class AttachedStore implements Store {
     return this.random.between(diskLatencyMs[0], diskLatencyMs[1])
   }
 
+  journalLatencyMs(): number {
+    const { diskLatencyMs } = this.host.faults
+    return this.journalRandom.between(diskLatencyMs[0], diskLatencyMs[1])
+  }
+
+  /** What a commit, or a write to the journal, meets. */
+  drawFate(random: SeededRandom): CommitFate {
+    const { store } = this.links
+    const planned = store.nextCommit
+    store.nextCommit = undefined
+    if (planned !== undefined) return planned
+    if (random.chance(this.host.faults.stuckCommitChance)) return 'stuck'
+    return random.chance(this.host.faults.commitFailedChance) ? 'storage-failed' : 'good'
+  }
+
+  slowMs(random: SeededRandom): number {
+    const { slowCommitChance, slowCommitMsMax } = this.host.faults
+    return random.chance(slowCommitChance) ? random.between(0, slowCommitMsMax) : 0
+  }
+
   closed(name: string): void {
     this.#open.delete(name)
   }
 
   #mustHold(): void {
     invariant(this.links.holder() === this, 'the store is locked before it is used')
+  }
+}
+
+/** No segment's name. */
+const journalName = ' journal'
+const sectorBytes = 512
+
+class OpenJournal implements JournalFile {
+  readonly #data: JournalData
+  readonly #attached: AttachedStore
+  #open = true
+  #writing: Promise<void> | undefined
+  #failed = false
+
+  constructor(data: JournalData, attached: AttachedStore) {
+    this.#data = data
+    this.#attached = attached
+  }
+
+  async read(): Promise<Uint8Array> {
+    if (!this.#attached.host.alive) return never()
+    invariant(this.#open && this.#data.bytes !== null, 'the journal is closed')
+    return new Uint8Array(this.#data.bytes)
+  }
+
+  async write(at: number, bytes: Uint8Array): Promise<void> {
+    if (!this.#attached.host.alive) return never()
+    invariant(this.#open && this.#writing === undefined, 'the journal: one write at a time')
+    this.#writing = this.#write(at, bytes)
+    try {
+      await this.#writing
+    } finally {
+      this.#writing = undefined
+    }
+  }
+
+  async #write(at: number, bytes: Uint8Array): Promise<void> {
+    const attached = this.#attached
+    const { host, journalRandom: random, links } = attached
+    const failure = (): MqError => new MqError('STORAGE_FAILED', 'a write to the journal failed')
+    if (this.#failed) throw failure()
+    const fate = attached.drawFate(random)
+    const latencyMs = fate === 'stuck' ? Infinity : attached.journalLatencyMs() + attached.slowMs(random)
+    const hash = hashBytes(bytes, at)
+    const tear = (isSynced: boolean): void => {
+      for (let from = 0; from < bytes.length; from += sectorBytes)
+        if (random.chance(0.8)) this.#data.write(at + from, bytes.slice(from, from + sectorBytes), isSynced)
+    }
+    let full = fate === 'disk-full'
+    await attached.effect('commit', latencyMs, {
+      apply: () => {
+        if (hashBytes(bytes, at) !== hash)
+          throw new InvariantError(`${host.name} changed bytes that the journal was still writing`)
+        // As on a file system that writes elsewhere what it writes anew.
+        if (links.store.full && links.store.releasedBytes <= 0) full = true
+        if (full || (fate === 'storage-failed' && random.chance(0.5))) return tear(true)
+        this.#data.write(at, bytes, true)
+        links.store.commits += 1
+        host.note('durable', hash)
+      },
+      tear,
+    })
+    if (full) throw new MqError('DISK_FULL', 'no room in the journal')
+    if (fate === 'storage-failed') {
+      this.#failed = true
+      throw failure()
+    }
+  }
+
+  async close(): Promise<void> {
+    if (!this.#attached.host.alive) return never()
+    if (!this.#open) return
+    this.#open = false
+    await this.#writing?.catch(() => undefined)
+    this.#attached.closed(journalName)
   }
 }
 
@@ -401,9 +552,8 @@ class OpenSegment implements Segment {
   async #commit(puts: readonly Put[]): Promise<void> {
     if (this.#failed) throw this.#failure()
     const { host, random, links } = this.#attached
-    const fate = this.#drawFate()
-    const { slowCommitChance, slowCommitMsMax } = host.faults
-    const slowMs = random.chance(slowCommitChance) ? random.between(0, slowCommitMsMax) : 0
+    const fate = this.#attached.drawFate(random)
+    const slowMs = this.#attached.slowMs(random)
     const latencyMs = fate === 'stuck' ? Infinity : this.#attached.latencyMs() + slowMs
     const hash = hashPuts(puts)
     let durable = fate !== 'disk-full' && (fate !== 'storage-failed' || random.chance(0.5))
@@ -557,16 +707,6 @@ class OpenSegment implements Segment {
   #poisonViews(): void {
     for (const view of this.#views) poison(view)
     this.#views.length = 0
-  }
-
-  #drawFate(): CommitFate {
-    const { store } = this.#attached.links
-    const planned = store.nextCommit
-    store.nextCommit = undefined
-    if (planned !== undefined) return planned
-    const { random, host } = this.#attached
-    if (random.chance(host.faults.stuckCommitChance)) return 'stuck'
-    return random.chance(host.faults.commitFailedChance) ? 'storage-failed' : 'good'
   }
 
   #failure(): MqError {

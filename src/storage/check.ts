@@ -24,11 +24,13 @@ import type { Offset, QueueId } from '../types.ts'
 import { checkpointBody } from './checkpoint-writer.ts'
 import { DataDirectory, type Problem } from './data-directory.ts'
 import { foldNext } from './log.ts'
+import { hasRottenMark, rottenMark } from './journaled-segment.ts'
 import {
   asBuffer,
   checkpointPrefix,
   copyPrefix,
   entryPrefix,
+  journalPrefix,
   recordBase,
   type PartitionLog,
 } from './partition-log.ts'
@@ -164,7 +166,8 @@ class Check {
 
   /** Keys that nobody writes: another's file, or a key that has rotted. */
   #findForeign(segment: Segment): void {
-    const prefixes = [checkpointPrefix, entryPrefix, copyPrefix]
+    if (hasRottenMark(segment)) this.tell({ what: rottenMark, segment: segment.name })
+    const prefixes = [checkpointPrefix, journalPrefix, entryPrefix, copyPrefix]
     for (const [i, from] of [0, ...prefixes.map((prefix) => prefix + 1)].entries()) {
       const to = i < prefixes.length ? Uint8Array.of(prefixes[i]!) : new Uint8Array(keyBytesMax).fill(0xff)
       const visit = (key: Uint8Array): boolean => {

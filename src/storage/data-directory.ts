@@ -8,7 +8,9 @@ import { invariant, MqError } from '../errors.ts'
 import { CorruptEntry, logName, type LogName } from '../partition/entry.ts'
 import type { Offset, QueueId } from '../types.ts'
 import { EntryCache } from './entry-cache.ts'
-import { segmentName } from './log.ts'
+import { Journal } from './journal.ts'
+import { JournaledSegment } from './journaled-segment.ts'
+import { segmentName } from './open-segments.ts'
 import { asBuffer, checkpointPrefix, copyPrefix, entryPrefix, PartitionLog } from './partition-log.ts'
 
 /** Something that is wrong, and where. */
@@ -55,6 +57,7 @@ export class DataDirectory {
         if (segment !== null) self.#opened.push(segment)
       }
       self.segments = [...self.#opened]
+      await self.#readJournal(store)
       return self
     } catch (error) {
       await self.close()
@@ -73,6 +76,22 @@ export class DataDirectory {
       if (!(error instanceof MqError)) throw error
       this.#tell({ what: `it cannot be opened: ${error.message}`, segment: name })
       return null
+    }
+  }
+
+  /** What was committed to it alone is of the last segment, or of the one before it. */
+  async #readJournal(store: Store): Promise<void> {
+    try {
+      const file = await store.journal(null)
+      if (file === null) return
+      const journal = Journal.of(await file.read().finally(() => file.close()))
+      for (const [i, segment] of this.segments.entries()) {
+        if (segment.name === journal.segment && i >= this.segments.length - 2)
+          this.segments[i] = JournaledSegment.recover(segment, journal)
+      }
+    } catch (error) {
+      if (!(error instanceof MqError)) throw error
+      this.#tell({ what: error.message })
     }
   }
 

@@ -4,6 +4,7 @@
 //   <directory>/<name>.mdb       a segment
 //   <directory>/<name>.mdb-lock  LMDB's own table of readers; worthless once nobody has the segment open
 //   <directory>/<name>.mdb.new   a segment being made: it gets its name once it is whole on disk
+//   <directory>/JOURNAL          what was committed lately in small groups (journal.ts)
 //   <directory>/RESERVE          room that is kept for what must go on when the disk is full; its bytes mean nothing
 //
 // What had to be found out about lmdb 3.5.6, and what the code below rests on:
@@ -36,14 +37,16 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  write,
   writeSync,
 } from 'node:fs'
-import { open as openFile, readdir, rename, rm, statfs, unlink } from 'node:fs/promises'
+import { open as openFile, readdir, readFile, rename, rm, statfs, unlink } from 'node:fs/promises'
 import { constants as osConstants } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import * as lmdb from 'lmdb'
 import {
   type Damage,
+  type JournalFile,
   keyBytesMax,
   type OpenOptions,
   type Piece,
@@ -75,6 +78,7 @@ const keptBytesMax = 1 << 20
 /** What a look for room writes at least: so much that no file system puts it among its own records. */
 const probeBytesMin = 1 << 16
 const reserveName = 'RESERVE'
+const journalName = 'JOURNAL'
 /** Of a disk, that is kept free at most. */
 const reserveShareMax = 0.1
 /** Not zeros, which a file system may keep for nothing. */
@@ -220,6 +224,49 @@ class LmdbStore implements Store {
     }
   }
 
+  async journal(initial: Uint8Array | null): Promise<JournalFile | null> {
+    this.#assertLocked()
+    invariant(!this.#busy.has(journalName), 'the journal is opened once')
+    const path = join(this.#directory, journalName)
+    try {
+      const mode = this.#leaveAsIs ? fsConstants.O_RDONLY : fsConstants.O_RDWR | syncedWrites
+      let fd = openIfThere(path, mode)
+      if (fd === null) {
+        if (initial === null || this.#leaveAsIs || syncedWrites === 0) return null
+        if (!(await this.#createJournal(path, initial))) return null
+        fd = openSync(path, mode)
+      }
+      this.#busy.add(journalName)
+      const file = new PlainJournalFile(path, fd, () => void this.#busy.delete(journalName))
+      // Whoever was here before may have been killed within a write: then it can be read, and a power cut takes it.
+      if (!this.#leaveAsIs) await syncFile(path)
+      return file
+    } catch (error) {
+      throw storageError(error, `cannot open ${path}`)
+    }
+  }
+
+  /** @returns false: there is no room */
+  async #createJournal(path: string, initial: Uint8Array): Promise<boolean> {
+    const newPath = path + newSuffix
+    try {
+      const file = await openFile(newPath, 'w', 0o600)
+      try {
+        await file.writeFile(initial)
+        await file.sync()
+      } finally {
+        await file.close()
+      }
+    } catch (error) {
+      if (!isFull(errnoOf(error))) throw error
+      await rm(newPath, { force: true })
+      return false
+    }
+    await rename(newPath, path)
+    await syncFile(this.#directory)
+    return true
+  }
+
   async close(): Promise<void> {
     if (this.#lock === undefined) return
     invariant(this.#busy.size === 0, 'segments are closed before their store')
@@ -253,7 +300,11 @@ class LmdbStore implements Store {
     for (const file of files) {
       const isOrphan =
         file.endsWith(dataSuffix + readersSuffix) && !files.has(file.slice(0, -readersSuffix.length))
-      if (isOrphan || leftOverSuffixes.some((suffix) => file.endsWith(suffix))) {
+      if (
+        isOrphan ||
+        file === journalName + newSuffix ||
+        leftOverSuffixes.some((suffix) => file.endsWith(suffix))
+      ) {
         await rm(join(this.#directory, file), { force: true })
       }
     }
@@ -273,6 +324,81 @@ class LmdbStore implements Store {
   #path(name: string): string {
     return join(this.#directory, name + dataSuffix)
   }
+}
+
+/** Makes a write return once it is on the disk; 0 where there is nothing that does, or it may return before. */
+const { O_DSYNC: dsync } = fsConstants as { readonly O_DSYNC?: number }
+const syncedWrites = process.platform === 'linux' || process.platform === 'freebsd' ? (dsync ?? 0) : 0
+
+function openIfThere(path: string, mode: number): number | null {
+  try {
+    return openSync(path, mode)
+  } catch (error) {
+    if (errnoOf(error) === osConstants.errno.ENOENT) return null
+    throw error
+  }
+}
+
+/** Opened so that a write returns once it is on the disk. */
+class PlainJournalFile implements JournalFile {
+  readonly #path: string
+  readonly #fd: number
+  readonly #closed: () => void
+  #isOpen = true
+  /** Settles with the write under way. */
+  #writing: Promise<void> | undefined
+
+  constructor(path: string, fd: number, closed: () => void) {
+    this.#path = path
+    this.#fd = fd
+    this.#closed = closed
+  }
+
+  async read(): Promise<Uint8Array> {
+    try {
+      return await readFile(this.#path)
+    } catch (error) {
+      throw storageError(error, `cannot read ${this.#path}`)
+    }
+  }
+
+  async write(at: number, bytes: Uint8Array): Promise<void> {
+    invariant(this.#isOpen && this.#writing === undefined, 'one write at a time')
+    this.#writing = this.#write(at, bytes)
+    try {
+      await this.#writing
+    } catch (error) {
+      throw storageError(error, `cannot write ${this.#path}`)
+    } finally {
+      this.#writing = undefined
+    }
+  }
+
+  async #write(at: number, bytes: Uint8Array): Promise<void> {
+    for (let written = 0; written < bytes.length;) {
+      written += await writeSome(this.#fd, bytes, written, at + written)
+    }
+    if (syncedWrites === 0) await syncFile(this.#path)
+  }
+
+  async close(): Promise<void> {
+    if (!this.#isOpen) return
+    this.#isOpen = false
+    // The write's own caller hears how it went.
+    await this.#writing?.catch(() => undefined)
+    closeSync(this.#fd)
+    this.#closed()
+  }
+}
+
+/** One system call, by one of libuv's threads: a promise of Node's own `FileHandle` costs as much again. */
+function writeSome(fd: number, bytes: Uint8Array, from: number, at: number): Promise<number> {
+  return new Promise((resolve, reject) => {
+    write(fd, bytes, from, bytes.length - from, at, (error, written) => {
+      if (error === null) resolve(written)
+      else reject(error)
+    })
+  })
 }
 
 /** A bound that is not set. */

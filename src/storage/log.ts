@@ -7,7 +7,7 @@
  * of the turn, a busy one in groups as large as the disk is slow. Whatever is told as durable was: the promise of a
  * commit resolves after its sync. A failed commit is never told as anything; the process stops.
  */
-import type { Clock, Put, Segment, Store, Timer } from '../env.ts'
+import type { Clock, Put, Random, Segment, Store, Timer } from '../env.ts'
 import { invariant, MqError } from '../errors.ts'
 import {
   CorruptEntry,
@@ -24,6 +24,9 @@ import { decodeBody, type Ranges } from '../partition/payload.ts'
 import type { Offset } from '../types.ts'
 import { asStorageError, watchdog } from './disk-failure.ts'
 import { EntryCache } from './entry-cache.ts'
+import type { Journal } from './journal.ts'
+import { JournaledSegment } from './journaled-segment.ts'
+import { journalId, nextName, openSegments, type OpenedSegments } from './open-segments.ts'
 import { checkpointBody } from './checkpoint-writer.ts'
 import { asBuffer, copyPrefix, PartitionLog, reading, type Queued } from './partition-log.ts'
 
@@ -32,6 +35,10 @@ export interface LogOptions {
   segmentBytes: number
   /** A commit takes this many bytes of what is queued, and always one entry. */
   commitBytesMax: number
+  /** How long the journal is when it is made, in bytes, whole blocks of 4096, at least twice what a group takes; 0: none. */
+  journalBytes: number
+  /** A commit of up to this many bytes goes to the journal; 0: none does. */
+  journaledBytesMax: number
   /** Queued and committing bytes above which `backlogged` is true: whoever feeds the log stops reading. */
   queuedBytesMax: number
   /**
@@ -60,6 +67,8 @@ export interface LogOptions {
 export const logDefaults: LogOptions = {
   segmentBytes: 64 << 20,
   commitBytesMax: 2 << 20,
+  journalBytes: 4 << 20,
+  journaledBytesMax: 64 << 10,
   queuedBytesMax: 32 << 20,
   // All that may be queued, and as much for settles.
   reserveBytes: 64 << 20,
@@ -121,9 +130,13 @@ export class SharedLog {
   readonly cache: EntryCache
   readonly #store: Store
   readonly #clock: Clock
+  readonly #random: Random
   readonly #options: LogOptions
   readonly #events: LogEvents
   readonly #segments: Segment[]
+  /** The last of them. */
+  #current: JournaledSegment
+  readonly #journal: Journal | null
   /** Those whose messages and checkpoints are to be kept. */
   readonly #partitions = new Set<PartitionLog>()
   /** Segments that had copies when they were opened. */
@@ -154,14 +167,20 @@ export class SharedLog {
   private constructor(
     store: Store,
     clock: Clock,
-    segments: Segment[],
+    random: Random,
+    { closed, current, next, journal }: OpenedSegments,
     options: LogOptions,
     events: LogEvents,
   ) {
     this.#store = store
     this.#clock = clock
-    this.#segments = segments
-    for (const segment of segments) {
+    this.#random = random
+    this.#segments = [...closed, current]
+    this.#current = current
+    current.onMove = (move) => this.#watchMove(move)
+    this.#next = next === null ? null : Promise.resolve(next)
+    this.#journal = journal
+    for (const segment of this.#segments) {
       const found = (): boolean => {
         this.#withCopies.add(segment)
         return false
@@ -174,21 +193,16 @@ export class SharedLog {
   }
 
   /** Opens the segments of a locked store, and the first one where there is none. */
-  static async open(store: Store, clock: Clock, options: LogOptions, events: LogEvents): Promise<SharedLog> {
-    const names = (await store.list()).filter((name) => segmentName.test(name))
-    const segments: Segment[] = []
-    try {
-      const last = names.pop()
-      // The last one may have been made ahead of time, and whoever wrote to the one before it be killed within a commit.
-      for (const [i, name] of names.entries())
-        segments.push(await store.open(name, { create: false, sealed: true, synced: i === names.length - 1 }))
-      if (last === undefined) segments.push(await store.open(nextName('0'), { create: true }))
-      else segments.push(...(await openLast(store, last, events)))
-    } catch (error) {
-      await Promise.allSettled(segments.map((segment) => segment.close()))
-      throw error
-    }
-    const log = new SharedLog(store, clock, segments, options, events)
+  static async open(
+    store: Store,
+    clock: Clock,
+    random: Random,
+    options: LogOptions,
+    events: LogEvents,
+  ): Promise<SharedLog> {
+    const damaged = (name: string, what: string): void => events.damaged?.(name, what)
+    const opened = await openSegments(store, { ...options, random, damaged })
+    const log = new SharedLog(store, clock, random, opened, options, events)
     if (options.reserveBytes > 0) {
       await log.#takeReserve()
       if (!log.#hasReserve) log.#reserving = log.#reserve()
@@ -413,6 +427,27 @@ export class SharedLog {
     return new Promise((resolve) => this.#flushing.push({ after: this.#appended, orFull, resolve }))
   }
 
+  /**
+   * Moves what is in the journal to its segment, so that whoever looks at the segments alone finds all there is; on a full
+   * disk it stays where it is. For a stop: between commits, and nothing is appended meanwhile.
+   */
+  async moveJournaled(): Promise<void> {
+    if (this.#mode !== 'idle' || this.#journal === null) return
+    this.#mode = 'committing'
+    const watchdog = this.#watchdog('a commit')
+    try {
+      await this.#current.flush()
+      // So at the next start it has nothing, whatever can be read of the segment.
+      await this.#journal.renew(journalId(this.#random))
+    } catch (error) {
+      if (!(error instanceof MqError && error.code === 'DISK_FULL'))
+        this.#fail(asStorageError('a commit', error))
+    } finally {
+      watchdog.cancel()
+    }
+    if (this.#mode === 'committing') await this.#commitAll()
+  }
+
   /** Closes the segments. What is queued and not yet on disk is lost, as it was never told: call `flushed` first. */
   async close(): Promise<void> {
     this.#mode = 'closed'
@@ -422,18 +457,20 @@ export class SharedLog {
     await this.#sealing
     await this.#reserving
     await Promise.allSettled(this.#segments.map((segment) => segment.close()))
+    await this.#journal?.close()
   }
 
   async #commitAll(): Promise<void> {
     while (this.#queue.length > 0 && this.#mode === 'committing') {
       const group = this.#takeGroup()
-      const segment = this.#segments.at(-1)!
+      const segment = this.#current
       const puts = toPuts(group)
-      if (!(await this.#commit(segment, puts))) return
+      if (!(await this.#commit(puts))) return
       this.#commits++
       this.#tell(group, segment)
       if (segment.usedBytes >= this.#options.segmentBytes || this.#isRollWanted) {
         this.#isRollWanted = false
+        if (!this.#current.isWhole && !(await this.#commit(null))) return
         if (!(await this.#roll())) return
       } else if (segment.usedBytes >= this.#options.segmentBytes / 2) void this.#prepareNext()
     }
@@ -456,15 +493,18 @@ export class SharedLog {
     return group
   }
 
-  /** @returns false when the log is at its end: failed, or closed meanwhile */
-  async #commit(segment: Segment, puts: readonly Put[]): Promise<boolean> {
+  /**
+   * @param puts null: what is in the journal is moved to the segment
+   * @returns false when the log is at its end: failed, or closed meanwhile
+   */
+  async #commit(puts: readonly Put[] | null): Promise<boolean> {
     for (;;) {
       const watchdog = this.#watchdog('a commit')
       const begunMs = this.#clock.monotonicMs()
       try {
-        await segment.commit(puts)
+        await (puts === null ? this.#current.flush() : this.#current.commit(puts))
         watchdog.cancel()
-        this.#events.committed?.(this.#clock.monotonicMs() - begunMs, puts)
+        this.#events.committed?.(this.#clock.monotonicMs() - begunMs, puts ?? [])
         this.#isBlocked = false
         if (this.#hasReserve || this.#options.reserveBytes === 0) this.#setFull(false)
         // The watchdog may have given the disk up meanwhile: then nothing may be told.
@@ -577,8 +617,10 @@ export class SharedLog {
           await next.close()
           return false
         }
-        const closed = this.#segments.at(-1)!
-        this.#segments.push(next)
+        const closed = this.#current
+        this.#current = JournaledSegment.fresh(next, this.#journal)
+        this.#current.onMove = (move) => this.#watchMove(move)
+        this.#segments.push(this.#current)
         this.#sealing = this.#seal(closed)
         this.#isBlocked = false
         if (this.#hasReserve || this.#options.reserveBytes === 0) this.#setFull(false)
@@ -598,6 +640,16 @@ export class SharedLog {
       await this.#pause()
       if (this.#mode !== 'committing') return false
     }
+  }
+
+  /** What moves in the background fails as a commit does, though nobody waits for it. */
+  #watchMove(move: Promise<void>): void {
+    const watchdog = this.#watchdog('a commit')
+    const failed = (error: unknown): void => {
+      if (!(error instanceof MqError && error.code === 'DISK_FULL'))
+        this.#fail(asStorageError('a commit', error))
+    }
+    void move.catch(failed).finally(() => watchdog.cancel())
   }
 
   /** Nothing is written to it any more, and reads go on. */
@@ -639,30 +691,6 @@ export class SharedLog {
     this.#events.failed(error)
   }
 }
-
-function nextName(name: string): string {
-  return String(Number(name) + 1).padStart(8, '0')
-}
-
-/** The segment that is written to; before it, where that was another, the one that is damaged. */
-async function openLast(store: Store, name: string, events: LogEvents): Promise<Segment[]> {
-  try {
-    return [await store.open(name, { create: false })]
-  } catch (error) {
-    if (!(error instanceof MqError && error.code === 'CORRUPT_LOG')) throw error
-    events.damaged?.(name, error.message)
-  }
-  const damaged = await store.open(name, { create: false, sealed: true, synced: true })
-  try {
-    return [damaged, await store.open(nextName(name), { create: true })]
-  } catch (error) {
-    await damaged.close()
-    throw error
-  }
-}
-
-/** Of the log's segments, among all that a store has. */
-export const segmentName = /^\d{8}$/
 
 /**
  * Applies an entry whose header verifies.

@@ -422,6 +422,8 @@ function verifies(name: LogName, record: Buffer, at: number): boolean {
 
 export const entryPrefix = 0x4c
 export const checkpointPrefix = 0x43
+/** A key by itself: which of the journal's records a segment has. */
+export const journalPrefix = 0x4a
 export const copyPrefix = 0x52
 
 export function asBuffer(bytes: Uint8Array): Buffer {

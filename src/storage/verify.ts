@@ -23,12 +23,14 @@ import {
 } from '../partition/entry.ts'
 import type { Offset } from '../types.ts'
 import { checkpointBody } from './checkpoint-writer.ts'
+import { isRottenMark, rottenMark } from './journaled-segment.ts'
 import type { SharedLog } from './log.ts'
 import {
   asBuffer,
   checkpointPrefix,
   copyPrefix,
   entryPrefix,
+  journalPrefix,
   type PartitionLog,
   recordBase,
 } from './partition-log.ts'
@@ -157,6 +159,15 @@ export class Verifier {
   #look(segment: Segment, key: Buffer, value: Buffer): void {
     const prefix = key[0]
     const isCheckpoint = prefix === checkpointPrefix && key.length === 21
+    if (prefix === journalPrefix && key.length === 1) {
+      if (!isRottenMark(value)) return
+      this.#tell(segment, {
+        segment: segment.name,
+        what: rottenMark,
+        needed: 'nothing',
+      })
+      return
+    }
     const isRecord = (prefix === entryPrefix || prefix === copyPrefix) && key.length === 29
     if (!isCheckpoint && !isRecord) {
       const what = `there is a key that nobody writes, ${key.toString('hex')}`

@@ -29,7 +29,7 @@ void t.test('a dead letter that rots before it is forwarded is quarantined, and 
     const { bench, dead, outbox } = await givenUp(
       ['first', 'second', 'third'],
       {},
-      { peerLink: gate.peerLink, logOptions: { cacheBytes: 0 } },
+      { peerLink: gate.peerLink, logOptions: { cacheBytes: 0, journalBytes: 0 } },
     )
     bench.rot(rotten)
     gate.isOpen = true

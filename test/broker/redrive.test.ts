@@ -61,7 +61,7 @@ void t.test('a queue that is closed while its redrive begins is not one with not
 void t.test('who redrives hears of it when what was moved has rotted', async (t) => {
   const gate = gatedLink()
   gate.isOpen = true
-  const { bench, mq } = await withDeadLetters(gate)
+  const { bench, mq } = await withDeadLetters({ ...gate, logOptions: { journalBytes: 0 } })
   gate.isOpen = false
   const redriven = bench.watch(mq.redrive('orders.dlq'))
   await bench.world.advance(100)

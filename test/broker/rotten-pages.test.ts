@@ -37,7 +37,8 @@ async function start(dataDir: string, options: Partial<BrokerOptions> = {}): Pro
     listen,
     log,
     segmentBytes: 64_000,
-    logOptions: { reserveBytes: 0 },
+    // Whose pages are LMDB's.
+    logOptions: { reserveBytes: 0, journalBytes: 0 },
     ...options,
   })
   return { broker, logged }

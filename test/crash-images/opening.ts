@@ -108,7 +108,7 @@ export class ImageDirectory {
 
 /** Whether it is deleted by whoever takes the directory's lock. */
 function isTidied(name: string, { files }: Image): boolean {
-  if (name === 'LOCK' || name === 'RESERVE') return false
+  if (name === 'LOCK' || name === 'RESERVE' || name === 'JOURNAL') return false
   if (name.endsWith('.mdb-lock')) return !files.has(name.slice(0, -'-lock'.length))
   return !name.endsWith('.mdb')
 }
@@ -177,6 +177,7 @@ class KeptStore implements Store {
   remove = (name: string) => this.#store.remove(name)
   reserve = (bytes: number) => this.#store.reserve(bytes)
   release = () => this.#store.release()
+  journal = (initial: Uint8Array | null) => this.#store.journal(initial)
   close = async () => undefined
 }
 
@@ -215,7 +216,7 @@ async function recover(
   try {
     if (!isServed) await meta.drawEpoch()
     const options = { ...logDefaults, reserveBytes: 0, cacheBytes: 0 }
-    const log = await SharedLog.open(store, systemClock, options, {
+    const log = await SharedLog.open(store, systemClock, systemRandom, options, {
       failed,
       rolled: () => undefined,
       relieved: () => undefined,

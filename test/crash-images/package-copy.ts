@@ -9,6 +9,12 @@ export const inAHurry: readonly Change[] = [
   { file: 'src/storage/log.ts', find: `  copyAfterMs: 30_000,`, replace: `  copyAfterMs: 200,` },
   // Its bytes mean nothing, and each of them is recorded.
   { file: 'src/storage/log.ts', find: `  reserveBytes: 64 << 20,`, replace: `  reserveBytes: 64 << 10,` },
+  { file: 'src/storage/log.ts', find: `  journalBytes: 4 << 20,`, replace: `  journalBytes: 64 << 10,` },
+  {
+    file: 'src/storage/log.ts',
+    find: `  journaledBytesMax: 64 << 10,`,
+    replace: `  journaledBytesMax: 8 << 10,`,
+  },
 ]
 
 /**

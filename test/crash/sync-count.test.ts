@@ -29,8 +29,11 @@ test(
     const mq = await connect({ servers: [broker.listen], name: 'sync-count' })
     t.teardown(() => mq.close())
     await mq.createQueue('synced')
+    // Every second one is more than the journal takes at once, and goes to its segment.
+    const isLarge = (i: number) => i % 2 === 1
     for (let i = 0; i < sends; i++) {
-      const { storage } = await mq.send('synced', `body-number-${i}-of-the-trace`)
+      const body = `body-number-${i}-of-the-trace`.padEnd(isLarge(i) ? 100_000 : 0, '.')
+      const { storage } = await mq.send('synced', body)
       t.equal(storage, 'disk', `send ${i} says that it is on disk`)
     }
     await mq.close()
@@ -57,11 +60,6 @@ test(
       ),
     )
     t.notOk(reads.includes(undefined), 'every body was seen on its way in')
-    const first = reads[0]!
-    const syncs = calls.filter(
-      ({ name, about, began }) => isSync(name) && isSegment(about) && began > first.ended,
-    )
-    t.ok(syncs.length >= sends, `${sends} sends one by one took ${syncs.length} syncs`)
     for (const [i, read] of reads.entries()) {
       if (read === undefined) continue
       const confirm = calls
@@ -70,6 +68,18 @@ test(
       t.ok(confirm, `send ${i} was answered`)
       if (confirm === undefined) continue
       const between = calls.filter(({ began, ended }) => began > read.ended && ended < confirm.began)
+      if (!isLarge(i)) {
+        const written = between.find(
+          ({ name, about, fd, text, result }) =>
+            name === 'pwrite64' &&
+            about.endsWith('/JOURNAL') &&
+            syncing.has(fd) &&
+            text.includes(`body-number-${i}-of-`) &&
+            result > 0,
+        )
+        t.ok(written, `send ${i}: read, then written to the journal and synced with that, then confirmed`)
+        continue
+      }
       const sync = between.find(({ name, about, result }) => isSync(name) && isSegment(about) && result === 0)
       t.ok(sync, `send ${i}: read, then synced, then confirmed`)
       const meta = between.find(

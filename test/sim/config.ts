@@ -155,6 +155,7 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
   const chaos = {} as Record<ChaosAction, number>
   for (const action of chaosActions) chaos[action] = maybe(0.45, () => random.between(0.1, 1), 0)
 
+  const journal = new SeededRandom(seed).fork('journal')
   return {
     queues: dying.queues,
     deadLetterQueues: dying.deadLetterQueues,
@@ -168,6 +169,8 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
     logOptions: {
       commitBytesMax: random.pick([500, 5_000, 100_000, 2 << 20]),
       queuedBytesMax: random.pick([20_000, 1_000_000, 32 << 20]),
+      journalBytes: journal.pick([0, 8192, 32_768, 32_768, 262_144]),
+      journaledBytesMax: journal.pick([300, 2000, 64 << 10]),
       fullRetryMs: random.pick([50, 500]),
       commitTimeoutMs: random.pick([3000, 10_000]),
       reserveBytes: random.pick([0, 3000, 100_000]),

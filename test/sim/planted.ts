@@ -54,9 +54,32 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: 'a start builds on what its predecessor was killed at, unsynced, in the last segment but one',
-    file: 'src/storage/log.ts',
-    find: `synced: i === names.length - 1`,
-    replace: `synced: i >= names.length`,
+    file: 'src/storage/open-segments.ts',
+    find: `this.#openSealed(name, i === names.length - 1)`,
+    replace: `this.#openSealed(name, i >= names.length)`,
+  },
+  {
+    name: 'a group is confirmed before the journal has it on the disk',
+    file: 'src/storage/journal.ts',
+    find: `    await this.#file!.write(this.#at, this.#memory.subarray(this.#at, next))`,
+    replace: `    void this.#file!.write(this.#at, Buffer.from(this.#memory.subarray(this.#at, next)))`,
+  },
+  {
+    name: 'half of the journal is used again before what it has is in the segment',
+    file: 'src/storage/journaled-segment.ts',
+    find: `    await this.#moving
+    if (this.#applied < journal.otherLast) return this.#moveAll([])
+    journal.turn()
+    const move = this.#move([])
+    this.onMove(move)
+    this.#moving = move.catch(() => undefined)`,
+    replace: `    journal.turn()`,
+  },
+  {
+    name: 'a start does not look for what is in the journal only',
+    file: 'src/storage/journaled-segment.ts',
+    find: `journal?.recover(segment.name, self.#number) ?? []`,
+    replace: `(journal?.recover(segment.name, self.#number) ?? []).slice(1)`,
   },
   {
     name: 'a restart does not read the segment after the one of its checkpoint: offsets are given twice',
@@ -191,7 +214,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: 'a checkpoint under way has what came after it was begun',
-    from: 50455,
+    from: 60350,
     file: 'src/partition/range-map.ts',
     find: `    if (chunk.generation === this.#generation) return chunk
 `,

@@ -55,7 +55,7 @@ const told = ({ problems }: CheckReport) =>
 
 /** A queue of which the first message is acked, the other two not, in records of their own; after a crash. */
 async function three(options: { planned?: boolean } = {}): Promise<SimStore> {
-  const bench = await BrokerBench.serving()
+  const bench = await BrokerBench.serving({ logOptions: { journalBytes: 0 } })
   const mq = await bench.connect()
   await bench.complete(mq.createQueue('orders'))
   for (const text of ['first', 'second', 'third']) await bench.complete(mq.send('orders', text))
@@ -69,7 +69,8 @@ async function three(options: { planned?: boolean } = {}): Promise<SimStore> {
 
 /** Everything that a log can hold: acks, nacks, delays, dead letters on their way and there, copies. */
 async function everything({ deletes = true } = {}): Promise<{ disk: SimStore; nowMs: number }> {
-  const options = { segmentBytes: 4000, logOptions: { retentionMs: 100, copyAfterMs: 500 } }
+  const logOptions = { journalBytes: 8192, retentionMs: 100, copyAfterMs: 500 }
+  const options = { segmentBytes: 4000, logOptions }
   const bench = await BrokerBench.serving(options, new SimStore())
   const mq = await bench.connect()
   await bench.complete(mq.createQueue('orders', { maxDeliveries: 2, visibilityTimeoutMs: 43_200_000 }))

@@ -36,7 +36,7 @@ class Disk {
     this.world = new SimWorld({ seed: 1, faults: { diskLatencyMs: [commitMs, commitMs], ...faults } })
     this.store = store
     this.process = this.world.process('broker', store)
-    this.#options = { ...logDefaults, reserveBytes: 0, ...options }
+    this.#options = { ...logDefaults, reserveBytes: 0, journalBytes: 0, ...options }
   }
 
   static async open(
@@ -58,7 +58,9 @@ class Disk {
       relieved: () => this.events.push('relieved'),
       full: (isFull: boolean) => this.events.push(isFull ? 'full' : 'room'),
     }
-    this.log = await this.world.complete(SharedLog.open(env.store, env.clock, this.#options, events))
+    this.log = await this.world.complete(
+      SharedLog.open(env.store, env.clock, env.random, this.#options, events),
+    )
   }
 
   /** The process dies, another opens what is on the disk. */
@@ -1085,4 +1087,144 @@ void t.test('whatever a crash leaves can be read', async (t) => {
     await disk.flushed()
   }
   t.strictSame(wrong, [])
+})
+
+void t.test('with a journal', async (t) => {
+  const small = { journalBytes: 65_536, journaledBytesMax: 2000, segmentBytes: 20_000 }
+  /** With eight batches that the journal has, and a next segment that was made ahead of time. */
+  const filled = async () => {
+    const disk = await Disk.open(small)
+    const writer = disk.partition()
+    for (let i = 0; i < 8; i++) {
+      writer.batch(1, 1500)
+      await disk.flushed()
+    }
+    await disk.advance(100)
+    return { disk, writer, segments: disk.store.attach().links.segments }
+  }
+  await t.test('small groups are not in the segment yet, and can be read', async (t) => {
+    const { disk, writer, segments } = await filled()
+    t.strictSame(segments.get('00000001')!.keys, [])
+    t.equal(writer.log.read(1).base, 1)
+    t.equal(writer.log.read(8).base, 8)
+    await disk.crash()
+    t.equal(disk.partition().shown, writer.shown)
+  })
+  await t.test('of a segment whose successor was made ahead of time', async (t) => {
+    const { disk, writer, segments } = await filled()
+    t.strictSame([...segments.keys()], ['00000001', '00000002'])
+    await disk.crash()
+    t.equal(disk.log.currentSegment, '00000001', 'it goes on there')
+    const again = disk.partition()
+    t.equal(again.shown, writer.shown)
+    for (let i = 0; i < 8; i++) {
+      again.batch(1, 1500)
+      await disk.flushed()
+    }
+    t.equal(disk.log.currentSegment, '00000002', 'and then in the one that was made')
+    t.ok(segments.get('00000001')!.keys.length > 8, 'to which nothing of the one before is missing')
+    await disk.crash()
+    t.equal(disk.partition().shown, again.shown)
+  })
+  await t.test('of a segment that is damaged it is in the next', async (t) => {
+    for (const isAhead of [true, false]) {
+      const { disk, writer, segments } = await filled()
+      writer.batch(1, 3000)
+      await disk.flushed()
+      for (let i = 0; i < 3; i++) writer.settle(1 + i, 1)
+      await disk.flushed()
+      if (!isAhead) segments.delete('00000002')
+      disk.store.damage('00000001', 'x', 'y')
+      await disk.crash()
+      t.equal(disk.log.currentSegment, '00000002')
+      const again = disk.partition()
+      t.equal(again.shown, writer.shown)
+      again.batch(1)
+      await disk.flushed()
+      await disk.crash()
+      t.equal(disk.partition().shown, again.shown)
+    }
+  })
+  await t.test('of a segment that is damaged, and a crash before anything else was written', async (t) => {
+    const { disk, writer } = await filled()
+    disk.store.damage('00000001', 'x', 'y')
+    await disk.crash()
+    await disk.crash()
+    t.equal(disk.log.currentSegment, '00000002')
+    const again = disk.partition()
+    t.equal(again.shown, writer.shown)
+    again.batch(1)
+    await disk.flushed()
+    await disk.crash()
+    t.equal(disk.partition().shown, again.shown)
+  })
+  await t.test('a stop leaves nothing in it', async (t) => {
+    const { disk, writer, segments } = await filled()
+    await disk.world.complete(disk.log.moveJournaled())
+    t.equal(segments.get('00000001')!.keys.filter((key) => key.startsWith('L')).length, 8)
+    await disk.close()
+    await disk.open()
+    t.equal(disk.partition().shown, writer.shown)
+  })
+  await t.test('on a full disk a stop leaves it there', async (t) => {
+    const { disk, writer, segments } = await filled()
+    disk.store.nextCommit = 'disk-full'
+    await disk.world.complete(disk.log.moveJournaled())
+    t.strictSame(segments.get('00000001')!.keys, [])
+    await disk.close()
+    await disk.open()
+    t.equal(disk.partition().shown, writer.shown)
+  })
+  await t.test('that was there when all segments were removed is another one', async (t) => {
+    const { disk, segments } = await filled()
+    segments.clear()
+    await disk.crash()
+    const writer = disk.partition()
+    t.equal(writer.entriesRead, 0)
+    writer.batch(1)
+    await disk.flushed()
+    await disk.crash()
+    t.equal(disk.partition().shown, writer.shown)
+  })
+  await t.test('what moves fails, or never ends, and nobody waits for it', async (t) => {
+    for (const fate of ['storage-failed', 'stuck'] as const) {
+      const disk = await Disk.open({ ...small, journalBytes: 20_480 })
+      const writer = disk.partition()
+      for (let i = 0; i < 2; i++) {
+        writer.batch(1, 1500)
+        await disk.flushed()
+      }
+      // The next one turns to the other half.
+      t.equal(disk.store.attach().links.segments.get('00000001')!.keys.length, 0)
+      writer.batch(1, 1500)
+      disk.store.nextCommit = fate
+      await disk.advance(120_000)
+      t.ok(disk.events.includes('failed STORAGE_FAILED'), disk.events.join())
+    }
+  })
+  await t.test('without room for one the log does without', async (t) => {
+    const store = new SimStore()
+    store.full = true
+    store.releasedBytes = 1e6
+    const none = await Disk.open({ ...small, journalBytes: 0 }, store)
+    none.partition().batch(1)
+    await none.flushed()
+    t.not(store.attach().links.segments.get('00000001')!.keys.length, 0)
+    t.equal(store.attach().links.journal.bytes, null)
+    store.releasedBytes = 0
+    none.process.crash()
+    const disk = await Disk.open(small, store)
+    t.equal(store.attach().links.journal.bytes, null)
+    store.full = false
+    disk.partition().batch(1)
+    await disk.flushed()
+    await disk.crash()
+    t.not(store.attach().links.journal.bytes, null, 'and the next start makes one')
+  })
+  await t.test('that has rotted in the middle: the start says so', async (t) => {
+    const { disk } = await filled()
+    const { journal } = disk.store.attach().links
+    journal.bytes![2 * 4096 + 100]! ^= 1
+    await t.rejects(disk.crash(), { code: 'CORRUPT_LOG', message: /JOURNAL/ })
+  })
 })

@@ -390,6 +390,46 @@ export async function storeContract(t: Test, makeStore: MakeStore): Promise<void
     await segment.commit([{ key: bytes('4'), value: bytes('4') }])
     t.equal(entries(segment).length, 4)
   })
+
+  t.test('a journal is made once, and is there afterwards', async (t) => {
+    const openStore = makeStore(t)
+    const before = openStore()
+    await before.lock()
+    t.equal(await before.journal(null), null, 'none is made unasked')
+    const file = (await before.journal(filled(8192, 3)))!
+    t.ok(equal(await file.read(), filled(8192, 3)))
+    await t.rejects(before.journal(filled(8192, 3)), { name: 'InvariantError' }, 'it is open')
+    await file.write(4096, pattern(4096))
+    await file.write(0, filled(10, 1))
+    await file.close()
+    await file.close()
+    await before.close()
+
+    const after = openStore()
+    await after.lock()
+    t.same(await after.list(), [], 'it is no segment')
+    for (const initial of [null, filled(16_384, 4)]) {
+      const again = (await after.journal(initial))!
+      const expected = filled(8192, 3)
+      expected.set(filled(10, 1))
+      expected.set(pattern(4096), 4096)
+      t.ok(equal(await again.read(), expected), 'as long as it was made')
+      await again.close()
+    }
+    await after.close()
+  })
+
+  t.test('a journal takes one write at a time', async (t) => {
+    const store = makeStore(t)()
+    await store.lock()
+    const file = (await store.journal(filled(8192, 3)))!
+    const first = file.write(0, filled(100, 1))
+    await t.rejects(file.write(4096, filled(100, 2)), { name: 'InvariantError' })
+    await file.close()
+    await first
+    await t.rejects(file.write(0, filled(100, 2)), { name: 'InvariantError' }, 'and none once it is closed')
+    await store.close()
+  })
 }
 
 function bytes(text: string): Uint8Array {

@@ -4,7 +4,10 @@ import type { MqClient } from '../../src/client/client.ts'
 import { SimStore } from '../../src/sim/store.ts'
 import { BrokerBench } from '../broker/broker-bench.ts'
 
-const options = { segmentBytes: 4000, logOptions: { retentionMs: 100, verifyEveryMs: 60_000 } }
+const options = {
+  segmentBytes: 4000,
+  logOptions: { journalBytes: 0, retentionMs: 100, verifyEveryMs: 60_000 },
+}
 const quiet = { ...options, logOptions: { ...options.logOptions, verifyBytesPerSecond: 0 } }
 const quarantinedLine = 'messages quarantined: their stored bytes do not verify'
 const foundLine = 'a closed segment does not verify'
