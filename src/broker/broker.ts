@@ -454,7 +454,7 @@ export class RunningBroker implements Broker, Measured {
       this.#checkpointAll()
       // A queue whose creation is under way still begins its log.
       const idle = Promise.all([this.#commands!.idle(), this.#checkpoints.idle()])
-      const flushed = idle.then(() => this.log.flushed()).then(() => this.log.moveJournaled())
+      const flushed = idle.then(() => this.log.flushed()).then(() => this.log.emptyJournal())
       const stopped = Promise.race([flushed.then(() => true), this.failed.then(() => false)])
       if ((await this.#within(this.options.stopTimeoutMs, stopped)) !== true)
         this.logger.warn(

@@ -39,6 +39,8 @@ export interface LogOptions {
   journalBytes: number
   /** A commit of up to this many bytes goes to the journal; 0: none does. */
   journaledBytesMax: number
+  /** How long after a commit what the journal has moves to its segment, in milliseconds, when no other commit comes. */
+  moveAfterMs: number
   /** Queued and committing bytes above which `backlogged` is true: whoever feeds the log stops reading. */
   queuedBytesMax: number
   /**
@@ -69,6 +71,7 @@ export const logDefaults: LogOptions = {
   commitBytesMax: 2 << 20,
   journalBytes: 4 << 20,
   journaledBytesMax: 64 << 10,
+  moveAfterMs: 1000,
   queuedBytesMax: 32 << 20,
   // All that may be queued, and as much for settles.
   reserveBytes: 64 << 20,
@@ -151,6 +154,8 @@ export class SharedLog {
   #isRollWanted = false
   /** A commit waits for room. */
   #isBlocked = false
+  /** Moves what is in the journal. */
+  #moving: Timer | null = null
   /** Ends once there is a reserve again, or the log is at its end. */
   #reserving: Promise<void> = Promise.resolve()
   #wasBacklogged = false
@@ -203,6 +208,7 @@ export class SharedLog {
     const damaged = (name: string, what: string): void => events.damaged?.(name, what)
     const opened = await openSegments(store, { ...options, random, damaged })
     const log = new SharedLog(store, clock, random, opened, options, events)
+    log.#moveSoon()
     if (options.reserveBytes > 0) {
       await log.#takeReserve()
       if (!log.#hasReserve) log.#reserving = log.#reserve()
@@ -428,17 +434,34 @@ export class SharedLog {
   }
 
   /**
-   * Moves what is in the journal to its segment, so that whoever looks at the segments alone finds all there is; on a full
-   * disk it stays where it is. For a stop: between commits, and nothing is appended meanwhile.
+   * For a stop: nothing stays in the journal, so that whoever looks at the segments alone finds all there is; on a full disk
+   * it stays where it is. Between commits, and nothing is appended meanwhile.
    */
-  async moveJournaled(): Promise<void> {
+  async emptyJournal(): Promise<void> {
     if (this.#mode !== 'idle' || this.#journal === null) return
+    // So at the next start it has nothing, whatever can be read of the segment.
+    await this.#move(() => this.#journal!.renew(journalId(this.#random)))
+  }
+
+  /**
+   * What is in the journal alone and rots there before anything follows it can't be told from a write that was cut. So it
+   * moves once nothing has been committed for a while.
+   */
+  #moveSoon(): void {
+    this.#moving?.cancel()
+    this.#moving = this.#current.isWhole
+      ? null
+      : this.#clock.after(this.#options.moveAfterMs, () => {
+          if (this.#mode === 'idle') void this.#move(() => Promise.resolve())
+        })
+  }
+
+  async #move(then: () => Promise<void>): Promise<void> {
     this.#mode = 'committing'
     const watchdog = this.#watchdog('a commit')
     try {
       await this.#current.flush()
-      // So at the next start it has nothing, whatever can be read of the segment.
-      await this.#journal.renew(journalId(this.#random))
+      await then()
     } catch (error) {
       if (!(error instanceof MqError && error.code === 'DISK_FULL'))
         this.#fail(asStorageError('a commit', error))
@@ -451,6 +474,7 @@ export class SharedLog {
   /** Closes the segments. What is queued and not yet on disk is lost, as it was never told: call `flushed` first. */
   async close(): Promise<void> {
     this.#mode = 'closed'
+    this.#moving?.cancel()
     const next = await this.#next?.catch(() => null)
     if (next) await next.close()
     await this.#removing
@@ -474,7 +498,9 @@ export class SharedLog {
         if (!(await this.#roll())) return
       } else if (segment.usedBytes >= this.#options.segmentBytes / 2) void this.#prepareNext()
     }
-    if (this.#mode === 'committing') this.#mode = 'idle'
+    if (this.#mode !== 'committing') return
+    this.#mode = 'idle'
+    this.#moveSoon()
   }
 
   /** As much of the queue as one commit takes. */

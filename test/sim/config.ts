@@ -171,6 +171,7 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
       queuedBytesMax: random.pick([20_000, 1_000_000, 32 << 20]),
       journalBytes: journal.pick([0, 8192, 32_768, 32_768, 262_144]),
       journaledBytesMax: journal.pick([300, 2000, 64 << 10]),
+      moveAfterMs: journal.pick([1, 50, 1000, 1000]),
       fullRetryMs: random.pick([50, 500]),
       commitTimeoutMs: random.pick([3000, 10_000]),
       reserveBytes: random.pick([0, 3000, 100_000]),

@@ -1160,7 +1160,7 @@ void t.test('with a journal', async (t) => {
   })
   await t.test('a stop leaves nothing in it', async (t) => {
     const { disk, writer, segments } = await filled()
-    await disk.world.complete(disk.log.moveJournaled())
+    await disk.world.complete(disk.log.emptyJournal())
     t.equal(segments.get('00000001')!.keys.filter((key) => key.startsWith('L')).length, 8)
     await disk.close()
     await disk.open()
@@ -1169,7 +1169,7 @@ void t.test('with a journal', async (t) => {
   await t.test('on a full disk a stop leaves it there', async (t) => {
     const { disk, writer, segments } = await filled()
     disk.store.nextCommit = 'disk-full'
-    await disk.world.complete(disk.log.moveJournaled())
+    await disk.world.complete(disk.log.emptyJournal())
     t.strictSame(segments.get('00000001')!.keys, [])
     await disk.close()
     await disk.open()
@@ -1201,6 +1201,23 @@ void t.test('with a journal', async (t) => {
       await disk.advance(120_000)
       t.ok(disk.events.includes('failed STORAGE_FAILED'), disk.events.join())
     }
+  })
+  await t.test('nothing is left in it alone when nothing more comes', async (t) => {
+    const { disk, writer, segments } = await filled()
+    await disk.advance(1000)
+    t.equal(segments.get('00000001')!.keys.filter((key) => key.startsWith('L')).length, 8)
+    const { journal } = disk.store.attach().links
+    journal.bytes!.fill(0, 4096)
+    await disk.crash()
+    t.equal(disk.partition().shown, writer.shown)
+    disk.partition().batch(1)
+    await disk.flushed()
+    await disk.crash()
+    const { shown } = disk.partition()
+    await disk.advance(2000)
+    journal.bytes!.fill(0, 4096)
+    await disk.crash()
+    t.equal(disk.partition().shown, shown, 'nor after a start')
   })
   await t.test('without room for one the log does without', async (t) => {
     const store = new SimStore()
