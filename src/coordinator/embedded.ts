@@ -7,7 +7,7 @@ import { crc32 } from 'node:zlib'
 import type { Clock, Put, Random, Segment, Store } from '../env.ts'
 import { invariant, MqError } from '../errors.ts'
 import { limits, type Epoch, type QueueId, type QueueOptions } from '../types.ts'
-import { asStorageError, watchdog } from '../storage/disk-failure.ts'
+import { asStorageError, isDiskFull, watchdog } from '../storage/disk-failure.ts'
 import { isQueueName } from '../wire/codec.ts'
 import { pack, unpack } from '../wire/msgpack.ts'
 
@@ -200,7 +200,7 @@ export class EmbeddedStore {
       await this.#segment.commit(puts)
     } catch (error) {
       // Nothing was written, and the segment is good.
-      if (error instanceof MqError && error.code === 'DISK_FULL') {
+      if (isDiskFull(error)) {
         timer.cancel()
         if (this.#failed === null && (await this.#options.makeRoom())) return this.#commit(puts)
         throw error

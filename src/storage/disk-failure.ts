@@ -19,3 +19,8 @@ export function asStorageError(what: string, error: unknown): MqError {
   if (error instanceof MqError) return error
   return new MqError('STORAGE_FAILED', `${what} failed: ${String(error)}`, { cause: error })
 }
+
+/** Nothing was written, and the disk is good. */
+export function isDiskFull(error: unknown): boolean {
+  return error instanceof MqError && error.code === 'DISK_FULL'
+}

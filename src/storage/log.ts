@@ -8,7 +8,7 @@
  * commit resolves after its sync. A failed commit is never told as anything; the process stops.
  */
 import type { Clock, Put, Random, Segment, Store, Timer } from '../env.ts'
-import { invariant, MqError } from '../errors.ts'
+import { invariant, type MqError } from '../errors.ts'
 import {
   CorruptEntry,
   decodeHeader,
@@ -22,7 +22,7 @@ import { decodeCheckpoint } from '../partition/checkpoint.ts'
 import { PartitionState } from '../partition/fold.ts'
 import { decodeBody, type Ranges } from '../partition/payload.ts'
 import type { Offset } from '../types.ts'
-import { asStorageError, watchdog } from './disk-failure.ts'
+import { asStorageError, isDiskFull, watchdog } from './disk-failure.ts'
 import { EntryCache } from './entry-cache.ts'
 import type { Journal } from './journal.ts'
 import { JournaledSegment } from './journaled-segment.ts'
@@ -182,7 +182,7 @@ export class SharedLog {
     this.#random = random
     this.#segments = [...closed, current]
     this.#current = current
-    current.onMove = (move) => this.#watchMove(move)
+    current.onMove = (move) => void this.#watchMove(move)
     this.#next = next === null ? null : Promise.resolve(next)
     this.#journal = journal
     for (const segment of this.#segments) {
@@ -458,16 +458,7 @@ export class SharedLog {
 
   async #move(then: () => Promise<void>): Promise<void> {
     this.#mode = 'committing'
-    const watchdog = this.#watchdog('a commit')
-    try {
-      await this.#current.flush()
-      await then()
-    } catch (error) {
-      if (!(error instanceof MqError && error.code === 'DISK_FULL'))
-        this.#fail(asStorageError('a commit', error))
-    } finally {
-      watchdog.cancel()
-    }
+    await this.#watchMove(this.#current.flush().then(then))
     if (this.#mode === 'committing') await this.#commitAll()
   }
 
@@ -538,7 +529,7 @@ export class SharedLog {
       } catch (error) {
         watchdog.cancel()
         if (this.#mode !== 'committing') return false
-        if (!(error instanceof MqError && error.code === 'DISK_FULL')) {
+        if (!isDiskFull(error)) {
           this.#fail(asStorageError('a commit', error))
           return false
         }
@@ -645,7 +636,7 @@ export class SharedLog {
         }
         const closed = this.#current
         this.#current = JournaledSegment.fresh(next, this.#journal)
-        this.#current.onMove = (move) => this.#watchMove(move)
+        this.#current.onMove = (move) => void this.#watchMove(move)
         this.#segments.push(this.#current)
         this.#sealing = this.#seal(closed)
         this.#isBlocked = false
@@ -656,7 +647,7 @@ export class SharedLog {
         watchdog.cancel()
         this.#next = null
         if (this.#mode !== 'committing') return false
-        if (!(error instanceof MqError && error.code === 'DISK_FULL')) {
+        if (!isDiskFull(error)) {
           this.#fail(asStorageError('a commit', error))
           return false
         }
@@ -668,14 +659,16 @@ export class SharedLog {
     }
   }
 
-  /** What moves in the background fails as a commit does, though nobody waits for it. */
-  #watchMove(move: Promise<void>): void {
+  /**
+   * What moves for no group's sake fails as a commit does, but for a full disk: then it stays where it is. Resolves once it has
+   * ended, in whatever way.
+   */
+  #watchMove(move: Promise<void>): Promise<void> {
     const watchdog = this.#watchdog('a commit')
     const failed = (error: unknown): void => {
-      if (!(error instanceof MqError && error.code === 'DISK_FULL'))
-        this.#fail(asStorageError('a commit', error))
+      if (!isDiskFull(error)) this.#fail(asStorageError('a commit', error))
     }
-    void move.catch(failed).finally(() => watchdog.cancel())
+    return move.catch(failed).finally(() => watchdog.cancel())
   }
 
   /** Nothing is written to it any more, and reads go on. */

@@ -54,8 +54,8 @@ class Opening {
       this.#closed.push(await this.#openSealed(name, i === names.length - 1))
     if (last === undefined) {
       // What it may have is of segments that somebody has removed.
-      if ((this.#journal?.segment ?? null) !== null)
-        await this.#journal!.renew(journalId(this.#options.random))
+      if (this.#journal !== null && this.#journal.segment !== null)
+        await this.#journal.renew(journalId(this.#options.random))
       return this.#begin(await this.#make(nextName('0')))
     }
     if (!this.#isUnfinished(this.#closed.at(-1))) return this.#openCurrent(last, null)
