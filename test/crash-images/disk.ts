@@ -15,7 +15,7 @@ export type FileId = number
 
 interface Spanned {
   readonly began: number
-  /** Infinity: it never returned. */
+  /** Infinity: a sync that never returned. */
   readonly ended: number
   readonly text: string
 }

@@ -40,8 +40,11 @@ export class Operations {
     return this.#names
   }
 
-  /** The calls of one life of the broker, and what it left. */
-  add(calls: readonly SystemCall[]): void {
+  /**
+   * The calls of one life of the broker, and what it left.
+   * @param lastLine of that life: then all that had begun has happened, or never will
+   */
+  add(calls: readonly SystemCall[], lastLine: number): void {
     const opened = new Map<number, Open>()
     // What a call does to descriptors and names shows when it ends, but for close and the changes of names.
     const moments = calls.flatMap((call) => [
@@ -51,14 +54,19 @@ export class Operations {
     moments.sort((a, b) => a.line - b.line || Number(a.isEnd) - Number(b.isEnd))
     for (const { call, isEnd } of moments) {
       if (call.result < 0) continue
-      if (Number.isNaN(call.result) && !this.#happened(call, opened)) continue
+      if (Number.isNaN(call.result) && !this.#happened(call)) continue
       if (isEnd) this.#ended(call, opened)
-      else this.#began(call, opened)
+      else this.#began(call, opened, lastLine)
     }
   }
 
-  #began(call: SystemCall, opened: Map<number, Open>): void {
-    const { name, text, began, ended } = call
+  #began(call: SystemCall, opened: Map<number, Open>, lastLine: number): void {
+    const { name, text, began, result } = call
+    // A sync in which the process was killed has synced nothing. Of a change in which it was, a later sync covers what there
+    // is of it, as the process that comes next finds it.
+    const isKilled = Number.isNaN(result)
+    const isSync = name === 'fsync' || name === 'fdatasync'
+    const ended = isKilled && !isSync ? lastLine : call.ended
     const spanned = { id: this.disk.length, began, ended, text: shown(call) }
     const fd = numberArgument(text, 0)
     const about = opened.get(fd)
@@ -100,16 +108,17 @@ export class Operations {
       case 'sendmsg': {
         if (about === undefined || about.kind === 'directory') return
         const given = Buffer.concat(stringArguments(text))
-        const bytes = Number.isNaN(call.result) ? given : given.subarray(0, call.result)
         if (about.kind === 'socket') {
+          const bytes = isKilled ? given : given.subarray(0, result)
           this.sockets.push({ connection: about.connection, direction: 'out', line: began, bytes })
           return
         }
-        let offset = about.position
-        if (name.startsWith('p')) offset = offsetOf(call)
-        else about.position += bytes.length
+        const offset = name.startsWith('p') ? offsetOf(call) : about.position
+        const bytes = given.subarray(0, isKilled ? this.#writtenOf(given, about.name, offset) : result)
+        if (bytes.length === 0) return
+        if (!name.startsWith('p')) about.position += bytes.length
         const { file, isSynced } = about
-        this.disk.push({ ...spanned, kind: 'write', file, offset, bytes, isSynced })
+        this.disk.push({ ...spanned, kind: 'write', file, offset, bytes, isSynced: isSynced && !isKilled })
         return
       }
       case 'ftruncate':
@@ -205,7 +214,7 @@ export class Operations {
   }
 
   /** Of a call during which the process was killed: the directory tells. */
-  #happened(call: SystemCall, opened: Map<number, Open>): boolean {
+  #happened(call: SystemCall): boolean {
     const there = (path: Buffer) => existsSync(path.toString())
     switch (call.name) {
       case 'rename':
@@ -214,23 +223,18 @@ export class Operations {
         return !there(stringArguments(call.text)[0]!)
       case 'openat':
         return there(stringArguments(call.text)[0]!)
-      case 'pwrite64':
-      case 'writev': {
-        const about = opened.get(numberArgument(call.text, 0))
-        if (about?.kind !== 'file') return about !== undefined
-        const bytes = Buffer.concat(stringArguments(call.text))
-        const offset = call.name === 'writev' ? about.position : offsetOf(call)
-        const path = join(this.#directory, about.name)
-        return (
-          existsSync(path) &&
-          readFileSync(path)
-            .subarray(offset, offset + bytes.length)
-            .equals(bytes)
-        )
-      }
       default:
         return true
     }
+  }
+
+  /** How much of a write in which the process was killed is in the file: the signal ends it between two pages. */
+  #writtenOf(bytes: Buffer, name: string, offset: number): number {
+    const path = join(this.#directory, name)
+    if (!existsSync(path)) return 0
+    const there = readFileSync(path).subarray(offset)
+    const other = bytes.findIndex((byte, i) => there[i] !== byte)
+    return other < 0 ? bytes.length : other
   }
 
   /** The name in the data directory; '' for itself, null for what lies elsewhere. */

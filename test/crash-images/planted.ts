@@ -129,9 +129,17 @@ export const wrongBrokers: readonly WrongBroker[] = [
   },
 ]
 
-/** What the simulation finds too. */
+/** What the simulation finds too: something is told too early. Commits take their time, as on a disk that is slow. */
 function bugOfSimulation(name: string): WrongBroker {
-  return { name, changes: plantedBugs.filter((bug) => bug.name === name) }
+  const slow = {
+    file: 'src/storage/log.ts',
+    find: `        await (puts === null ? this.#current.flush() : this.#current.commit(puts))
+`,
+    replace: `        await new Promise((resolve) => setTimeout(resolve, 20))
+        await (puts === null ? this.#current.flush() : this.#current.commit(puts))
+`,
+  }
+  return { name, changes: [...plantedBugs.filter((bug) => bug.name === name), slow] }
 }
 
 export interface Hunt {

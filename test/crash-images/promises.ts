@@ -104,8 +104,16 @@ export class Promises {
 
   /** @param asked line up to which requests have come (inclusive), @param told and answers (exclusive) */
   advance(asked: number, told: number): void {
-    while (this.#asked.length > 0 && this.#asked.at(-1)!.asked <= asked) this.#ask(this.#asked.pop()!)
-    while (this.#told.length > 0 && this.#told.at(-1)!.told < told) this.#tell(this.#told.pop()!)
+    for (;;) {
+      const request = this.#asked.at(-1)
+      const answer = this.#told.at(-1)
+      const isAsked = request !== undefined && request.asked <= asked
+      const isTold = answer !== undefined && answer.told < told
+      // In the order of their lines: what was confirmed before a purge was asked for is not owed after it.
+      if (isAsked && !(isTold && answer.told < request.asked)) this.#ask(this.#asked.pop()!)
+      else if (isTold) this.#tell(this.#told.pop()!)
+      else return
+    }
   }
 
   /** Messages that must be there now, somewhere. */

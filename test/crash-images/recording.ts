@@ -69,7 +69,7 @@ export async function record({ root, folder, seed, confirms }: RecordOptions): P
         await broker.kill()
       }
       const { calls, lines } = readTrace(trace, broker.pid, firstLine)
-      operations.add(calls)
+      operations.add(calls, firstLine + lines - 1)
       assertAsRecorded(operations, dataDir)
       firstLine += lines
     }
