@@ -85,7 +85,7 @@ export async function record({ root, folder, seed, confirms }: RecordOptions): P
     counts: workload!.counts,
     segments: {
       made: disk.filter((call) => call.kind === 'rename' && isSegment(call.to)).length,
-      removed: disk.filter((call) => call.kind === 'unlink' && isSegment(call.name)).length,
+      removed: disk.filter((call) => call.kind === 'rename' && isSegment(call.from)).length,
     },
   }
 }

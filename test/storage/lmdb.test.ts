@@ -167,12 +167,26 @@ test('locking tidies up what a crash left, and nothing else', async (t) => {
     'c.mdb': '',
     'c.mdb-lock': '',
     'd.mdb.new.mdb': '',
+    'e.mdb.removed': 'in part',
     'notes.txt': '',
   })
   const store = openLmdbStore(directory)
   await store.lock()
   t.same(readdirSync(directory).sort(), ['LOCK', 'c.mdb', 'c.mdb-lock', 'd.mdb.new.mdb', 'notes.txt'])
   t.same(await store.list(), ['c', 'd.mdb.new'])
+  await store.close()
+})
+
+test('a large segment that is removed leaves nothing', async (t) => {
+  const directory = join(t.testdir(), 'data')
+  const store = openLmdbStore(directory)
+  await store.lock()
+  const segment = await store.open('a', { create: true })
+  await segment.commit([{ key: Uint8Array.of(1), value: new Uint8Array(5 << 20) }])
+  await segment.close()
+  await store.remove('a')
+  t.same(await store.list(), [])
+  t.same(readdirSync(directory), ['LOCK'])
   await store.close()
 })
 
