@@ -7,6 +7,7 @@ import { figuresOfPaced, pacePerSecond } from './paced.ts'
 import type { ProducerSteps } from './producer.ts'
 import type { RawSteps } from './raw-lmdb.ts'
 import type { SocketSteps } from './raw-socket.ts'
+import { quietDisk } from './quiet-disk.ts'
 import { nowMs } from './statistics.ts'
 import { Worker } from './steps.ts'
 import { stepMs, Trio, watchOthers, type Costs } from './trio.ts'
@@ -80,10 +81,14 @@ export const noFigures = {
   duplicated: null,
 }
 
+/** What a disk that is still at something else would tell of. */
+const ofLatency = new Set<Case['kind']>(['rawOneByOne', 'rawPaced', 'w3', 'w4'])
+
 /** @throws Error when a message was lost, came twice or was damaged */
 export async function measure(what: Case, options: RunOptions): Promise<Run> {
   const dir = mkdtempSync(join(options.dir, 'run-'))
   try {
+    if (ofLatency.has(what.kind)) await quietDisk(dir, options.durationMs)
     switch (what.kind) {
       case 'raw':
       case 'rawOneByOne':

@@ -6,6 +6,7 @@ import type { LoadTask } from '../load.ts'
 import { measure, type Run } from '../measure.ts'
 import { cpuSecondsOf, machineBusySeconds } from '../proc.ts'
 import { figuresOfPaced, pacePerSecond } from '../paced.ts'
+import { quietDisk } from '../quiet-disk.ts'
 import { nowMs } from '../statistics.ts'
 import { Worker } from '../steps.ts'
 import { heatName, type Entry, type System } from './cases.ts'
@@ -37,6 +38,7 @@ const stalledMs = 3000
 export async function measureEntry(entry: Entry, way: Way, options: PeerRunOptions): Promise<PeerRun> {
   const { own } = entry
   if (own === null) {
+    if (entry.workload === 'w3' || entry.workload === 'w4') await quietDisk(options.dir, options.durationMs)
     return withPeer(peerOf(entry.system), options, (bench) => bench.run(entry, way, options))
   }
   const { dir, durationMs, warmMs } = options
