@@ -55,6 +55,8 @@ try {
   }
 } catch (error) {
   console.error(error)
+  isKept = true
   process.exitCode = 1
+  console.log(`what there is by then is kept in ${folder}`)
 }
 process.exit()

@@ -27,6 +27,7 @@ export interface SystemCall {
 // 1234  write(23, "\x00…"..., 12) = 12
 // 1234  fdatasync(19 <unfinished ...>
 // 1234  <... fdatasync resumed>)          = 0
+// 1234  <... unlink resumed>)             = ? <unavailable>
 const beginning = /^(\d+) +(\w+)\(/
 const resuming = /^(\d+) +<\.\.\. (\w+) resumed>/
 const unfinishedMark = '<unfinished ...>'
@@ -52,7 +53,7 @@ export function readTrace(
       const call = unfinished.get(Number(resumed[1]))
       if (call?.name !== resumed[2]) return
       unfinished.delete(call!.thread)
-      if (/= \?$/.test(line)) return
+      if (neverReturned(line)) return
       call!.text += line.slice(resumed[0].length)
       call!.ended = at
       call!.result = resultOf(line)
@@ -69,7 +70,7 @@ export function readTrace(
       return
     }
     call.text = line.slice(begun[0].length)
-    if (/= \?$/.test(line)) return
+    if (neverReturned(line)) return
     call.ended = at
     call.result = resultOf(line)
   })
@@ -77,6 +78,11 @@ export function readTrace(
   for (const { name, text, result } of all)
     if (name.startsWith('clone') && text.includes('CLONE_THREAD') && result > 0) threads.add(result)
   return { calls: all.filter(({ thread }) => threads.has(thread)), lines: lines.length }
+}
+
+/** The process was killed in it. */
+function neverReturned(line: string): boolean {
+  return /= \?(?: <unavailable>)?$/.test(line.slice(-resultChars))
 }
 
 function resultOf(line: string): number {
