@@ -796,6 +796,8 @@ async function removeInPieces(path: string): Promise<void> {
   try {
     let { size } = await file.stat()
     while (size > removedBytesMax) await file.truncate((size -= removedBytesMax))
+  } catch {
+    // Some file systems need room to shorten a file. It goes as a whole then.
   } finally {
     await file.close()
   }
