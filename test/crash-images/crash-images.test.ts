@@ -12,7 +12,7 @@ import { describeReplay, replay } from './replay.ts'
 // picks the same images of a recording; which calls the broker makes differs, since processes run as they like.
 const fixedSeed = 20_261
 const seeds = [fixedSeed, randomInt(2 ** 31)]
-const imagesPerSeed = 600
+const imagesPerSeed = 450
 const imagesPerLie = 150
 const confirms = 600
 

@@ -13,7 +13,7 @@ const processes = 2
 const fixedSeeds = 30
 const freshSeeds = 1000
 /** A slow machine tries fewer of them. */
-const freshMinutes = 2
+const freshMinutes = 1
 /** Most bugs are found within ten. */
 const seedsPerBugMax = 400
 
