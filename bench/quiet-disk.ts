@@ -4,13 +4,10 @@
  * What that run wrote is deleted at its end, and a file system gives gigabytes back for seconds after: of 2 GiB on ext4
  * with `discard`, syncs of others took 20 to 100 ms, in bursts every two seconds, for eight seconds.
  */
-import { closeSync, fdatasync, openSync, rmSync, write } from 'node:fs'
+import { open, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
-import { promisify } from 'node:util'
 
-const writeAsync = promisify(write)
-const sync = promisify(fdatasync)
 /** A sync that takes longer is of a disk that is at something. */
 const slowMs = 10
 const quietMsMax = 2500
@@ -19,7 +16,7 @@ const patience = 5
 /** Before a run of latencies, of `durationMs`; of one that is short, so is the wait. */
 export async function quietDisk(dir: string, durationMs: number): Promise<void> {
   const path = join(dir, 'quiet')
-  const fd = openSync(path, 'w')
+  const file = await open(path, 'w')
   const block = Buffer.alloc(4096)
   try {
     const quietMs = Math.min(quietMsMax, durationMs / 2)
@@ -27,13 +24,13 @@ export async function quietDisk(dir: string, durationMs: number): Promise<void> 
     let slowAtMs = begunMs
     while (performance.now() - slowAtMs < quietMs && performance.now() - begunMs < patience * quietMs) {
       const atMs = performance.now()
-      await writeAsync(fd, block, 0, block.length, 0)
-      await sync(fd)
+      await file.write(block, 0, block.length, 0)
+      await file.datasync()
       if (performance.now() - atMs > slowMs) slowAtMs = performance.now()
       await pause(1)
     }
   } finally {
-    closeSync(fd)
-    rmSync(path)
+    await file.close()
+    await rm(path)
   }
 }

@@ -786,7 +786,6 @@ function removeSegmentFiles(path: string): void {
   rmSync(path + readersSuffix, { force: true })
 }
 
-/** Its bytes; a directory's are the names of its files: one is on the disk only once its directory is. */
 /**
  * While a file system takes a large file away, every sync of another waits: 64 MiB on ext4 that tells the disk of free
  * blocks (`discard`), 20 ms.
@@ -804,6 +803,7 @@ async function removeInPieces(path: string): Promise<void> {
   await unlink(path)
 }
 
+/** Its bytes; a directory's are the names of its files: one is on the disk only once its directory is. */
 async function syncFile(path: string): Promise<void> {
   const handle = await openFile(path, 'r')
   try {

@@ -4,7 +4,7 @@
  * what is wrong on purpose?
  */
 import { randomInt } from 'node:crypto'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -55,8 +55,8 @@ try {
   }
 } catch (error) {
   console.error(error)
-  isKept = true
   process.exitCode = 1
-  console.log(`what there is by then is kept in ${folder}`)
+  isKept = existsSync(join(folder, 'data'))
+  if (isKept) console.log(`what was recorded by then is kept in ${folder}`)
 }
 process.exit()
