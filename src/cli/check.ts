@@ -100,11 +100,11 @@ async function report(directory: string, found: CheckReport, json: boolean): Pro
   )
 }
 
-/** `segment 00000001, partition 0 of queue orders, offset 7: what is wrong` */
+/** `segment 00000001, partition 0 of queue orders, offset 7: what is wrong`; of what lies in none of them, what is wrong alone */
 function lineOf({ what, segment, queue, partition, offset }: Problem): string {
   const where: string[] = []
   if (segment !== undefined) where.push(segment === 'meta' ? 'meta' : `segment ${segment}`)
   if (queue !== undefined) where.push(`partition ${partition} of queue ${queue}`)
   if (offset !== undefined) where.push(`offset ${offset}`)
-  return `${where.join(', ')}: ${what}`
+  return where.length === 0 ? what : `${where.join(', ')}: ${what}`
 }

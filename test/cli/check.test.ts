@@ -71,6 +71,14 @@ t.test('a flipped byte: 1, what is lost and where, and one last line on stderr',
   t.match(json, { ok: false, problems: [{ queue: 'orders', partition: 0, offset: 2, segment: '00000001' }] })
 })
 
+t.test('a journal whose header has rotted: 1, and a line that begins with its name', async (t) => {
+  const dataDir = await left(t)
+  rot(join(dataDir, 'JOURNAL'), 'MQJRNL1')
+  const { code, stdout } = await run(['check', dataDir])
+  t.equal(code, 1)
+  t.match(stdout, /\nJOURNAL: its header does not verify\n/)
+})
+
 t.test('files cut short, whatever is left of them: 1, and no signal', async (t) => {
   const dataDir = await left(t)
   const { size } = statSync(segmentOf(dataDir))
