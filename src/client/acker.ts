@@ -18,7 +18,7 @@ import { Fifo } from './fifo.ts'
 import { isGone, unexpected, type Queue } from './queues.ts'
 import type { Answer } from './session.ts'
 import type { TurnWork } from './turn.ts'
-import { Waiters } from './waiters.ts'
+import { Waiters, type Waiter } from './waiters.ts'
 
 /** What is done with a leased message. Those that are equal travel together. */
 export interface Settling {
@@ -38,7 +38,7 @@ const whatIsDone = {
 } as const
 
 /** Who waits for the answer to a settle. */
-export interface AckTarget {
+export interface AckTarget extends Waiter {
   settled(): void
   failed(error: MqError): void
 }
@@ -88,17 +88,8 @@ export class Acker implements TurnWork {
     return this.#open.size === 0 && this.#full.size === 0
   }
 
-  /**
-   * @param dueMs monotonic time at which `target` gives up
-   * @throws MqError DISCONNECTED
-   */
-  settle(
-    how: Settling,
-    leased: Leased,
-    target: AckTarget,
-    dueMs: number,
-    signal: AbortSignal | undefined,
-  ): void {
+  /** @throws MqError DISCONNECTED */
+  settle(how: Settling, leaseEpoch: Epoch, lease: LeaseId, offset: Offset, target: AckTarget): void {
     checkOnline(this.#core)
     const key = keyOf(how)
     let open = this.#open.get(key)
@@ -107,7 +98,7 @@ export class Acker implements TurnWork {
       this.#open.set(key, open)
       this.#queue.begins()
     }
-    open.add(leased, target, dueMs, signal)
+    open.add(leaseEpoch, lease, offset, target)
     if (open.length === acksMax) {
       this.#full.push(open)
       this.#open.delete(key)
@@ -152,26 +143,29 @@ class AckBatch implements SequencedWork {
   readonly #partition: PartitionId
   readonly #how: Settling
   readonly #waiters: Waiters<AckTarget>
-  /** One for each waiter. */
-  readonly #leased: Leased[] = []
+  /** What each waiter asks for, in their order. Neighbours mostly follow each other, so ranges say it shortest. */
+  readonly #asked: LeasedRange[] = []
+  /** The greatest offset of all that were asked for; Infinity once one was not greater than those before it. */
+  #highest = -1
   /** What leaves. */
-  readonly #items: LeasedRange[] = []
+  #items: LeasedRange[] = []
 
   constructor(core: Core, queue: Queue, partition: PartitionId, how: Settling) {
     this.#core = core
     this.#queue = queue
     this.#partition = partition
     this.#how = how
-    this.#waiters = new Waiters(core, whatIsDone[how.action], (target, _i, error) => target.failed(error))
+    this.#waiters = new Waiters(core, whatIsDone[how.action], (target, error) => target.failed(error))
   }
 
-  add(leased: Leased, target: AckTarget, dueMs: number, signal: AbortSignal | undefined): void {
-    this.#leased.push(leased)
-    this.#waiters.add(target, dueMs, signal)
+  add(leaseEpoch: Epoch, lease: LeaseId, offset: Offset, target: AckTarget): void {
+    append(this.#asked, leaseEpoch, lease, offset)
+    this.#highest = offset > this.#highest ? offset : Infinity
+    this.#waiters.add(target)
   }
 
   get length(): number {
-    return this.#leased.length
+    return this.#waiters.length
   }
 
   /** Somebody still waits for it. */
@@ -180,37 +174,34 @@ class AckBatch implements SequencedWork {
   }
 
   /**
-   * Just before it leaves: puts those that are still wanted together as ranges.
+   * Just before it leaves: puts those that are still wanted together.
    * @returns a batch of those that must go in another request; null when there are none
    */
   seal(): AckBatch | null {
+    const areAllWanted = this.#waiters.waiting === this.#waiters.length
+    if (areAllWanted && this.#highest < Infinity && this.#asked.length <= itemsMax) {
+      this.#items = this.#asked
+      return null
+    }
     let rest: AckBatch | null = null
-    const offsets = new OffsetSet(this.#items)
-    let last: LeasedRange | undefined
-    for (let i = 0; i < this.#leased.length; i++) {
-      if (!this.#waiters.isWaiting(i)) continue
-      const { leaseEpoch, lease, offset } = this.#leased[i]!
-      const joins =
-        last !== undefined &&
-        last.offset + last.count === offset &&
-        last.lease === lease &&
-        last.leaseEpoch === leaseEpoch
-      // The answer names what it refuses by offset alone, so each offset stands once in a request: two receipts of a
-      // message have two answers.
-      if ((!joins && this.#items.length === itemsMax) || offsets.has(offset)) {
-        rest ??= new AckBatch(this.#core, this.#queue, this.#partition, this.#how)
-        rest.#leased.push(this.#leased[i]!)
-        this.#waiters.move(i, rest.#waiters)
-        continue
-      }
-      offsets.add(offset)
-      // In the order of delivery neighbours follow each other, so nothing has to be sorted.
-      if (joins) last!.count++
-      else {
-        last = { leaseEpoch, lease, offset, count: 1 }
-        this.#items.push(last)
+    const items: LeasedRange[] = []
+    const offsets = new Set<Offset>()
+    let i = -1
+    for (const { leaseEpoch, lease, offset: first, count } of this.#asked) {
+      for (let offset = first; offset < first + count; offset++) {
+        if (!this.#waiters.isWaiting(++i)) continue
+        // The answer names what it refuses by offset alone, so each offset stands once in a request: two receipts of a
+        // message have two answers.
+        if (offsets.has(offset) || (items.length === itemsMax && !joins(items, leaseEpoch, lease, offset))) {
+          rest ??= new AckBatch(this.#core, this.#queue, this.#partition, this.#how)
+          rest.add(leaseEpoch, lease, offset, this.#waiters.take(i))
+          continue
+        }
+        offsets.add(offset)
+        append(items, leaseEpoch, lease, offset)
       }
     }
+    this.#items = items
     return rest
   }
 
@@ -242,8 +233,13 @@ class AckBatch implements SequencedWork {
       return
     }
     const { refused } = answer
+    if (refused === null) {
+      this.#waiters.end((target) => target.settled())
+      return
+    }
+    const offsets = this.#asked.flatMap(({ offset, count }) => Array.from({ length: count }, (_, i) => offset + i))
     this.#waiters.end((target, i) => {
-      if (refused !== null && contains(refused, this.#leased[i]!.offset)) target.failed(leaseLost())
+      if (contains(refused, offsets[i]!)) target.failed(leaseLost())
       else target.settled()
     })
   }
@@ -254,31 +250,20 @@ class AckBatch implements SequencedWork {
   }
 }
 
-/** The offsets of ranges, which mostly come in rising order: then no set is needed to know that one is new. */
-class OffsetSet {
-  readonly #ranges: readonly LeasedRange[]
-  #highest = -1
-  #set: Set<Offset> | null = null
+/** Whether a message is the neighbour of the last one of `ranges`, under the same lease. */
+function joins(ranges: readonly LeasedRange[], leaseEpoch: Epoch, lease: LeaseId, offset: Offset): boolean {
+  const last = ranges.at(-1)
+  return (
+    last !== undefined &&
+    last.offset + last.count === offset &&
+    last.lease === lease &&
+    last.leaseEpoch === leaseEpoch
+  )
+}
 
-  /** @param ranges what was added before stands in them whenever this is asked */
-  constructor(ranges: readonly LeasedRange[]) {
-    this.#ranges = ranges
-  }
-
-  has(offset: Offset): boolean {
-    if (offset > this.#highest) return false
-    if (this.#set === null) {
-      this.#set = new Set()
-      for (const { offset: first, count } of this.#ranges)
-        for (let i = 0; i < count; i++) this.#set.add(first + i)
-    }
-    return this.#set.has(offset)
-  }
-
-  add(offset: Offset): void {
-    this.#highest = Math.max(this.#highest, offset)
-    this.#set?.add(offset)
-  }
+function append(ranges: LeasedRange[], leaseEpoch: Epoch, lease: LeaseId, offset: Offset): void {
+  if (joins(ranges, leaseEpoch, lease, offset)) ranges.at(-1)!.count++
+  else ranges.push({ leaseEpoch, lease, offset, count: 1 })
 }
 
 /** Whether flat `offset, count` pairs name an offset. */

@@ -24,6 +24,7 @@ import {
   checkSignal,
   checkTimeout,
   defaults,
+  noOptions,
   unsupported,
   type CallOptions,
   type NackOptions,
@@ -69,7 +70,7 @@ export class MqClient {
    * Sends a message and resolves once it is held as the queue's `confirm` and `storage` say. Strings and bytes are
    * sent as they are, anything else through the serializer. The body is copied before this returns.
    */
-  send(queue: string, body: unknown, options: SendOptions = {}): Promise<SendReceipt> {
+  send(queue: string, body: unknown, options: SendOptions = noOptions): Promise<SendReceipt> {
     return this.#parts.producer.send(queue, body, options)
   }
 

@@ -15,6 +15,7 @@ import {
   checkReason,
   checkSignal,
   checkTimeout,
+  noOptions,
   unsupported,
   type CallOptions,
   type NackOptions,
@@ -50,7 +51,6 @@ export interface LeaseKeeper {
 }
 
 const noHeaders: Readonly<Record<string, string>> = Object.freeze({})
-const noOptions = Object.freeze({})
 
 /** What a nack with `options` does. @throws MqError INVALID_FIELD */
 export function nacking(options: NackOptions): Settling {
@@ -202,10 +202,8 @@ export class Message {
     const { core, queue, partition, leaseEpoch, lease, keeper } = this.#delivery
     const dueMs = core.turn.nowMs + checkTimeout(options.timeoutMs)
     core.checkOpen()
-    const settlement = new Settlement(this, keeper, this.#index, settled, failed)
-    // What the acker keeps until its answer names no message: that would keep whole batches.
-    const leased = { leaseEpoch, lease, offset: this.#offset }
-    queue.ackers[partition]!.settle(how, leased, settlement, dueMs, signal)
+    const settlement = new Settlement(this, keeper, this.#index, settled, failed, dueMs, signal)
+    queue.ackers[partition]!.settle(how, leaseEpoch, lease, this.#offset, settlement)
     this.#settling = true
     keeper?.settling(this.#index)
   }
@@ -239,6 +237,8 @@ class Settlement implements AckTarget {
   readonly #index: number
   readonly #settled: () => void
   readonly #failed: (error: MqError) => void
+  readonly dueMs: number
+  readonly signal: AbortSignal | undefined
 
   constructor(
     message: Message,
@@ -246,12 +246,16 @@ class Settlement implements AckTarget {
     index: number,
     settled: () => void,
     failed: (error: MqError) => void,
+    dueMs: number,
+    signal: AbortSignal | undefined,
   ) {
     this.#message = message
     this.#keeper = keeper
     this.#index = index
     this.#settled = settled
     this.#failed = failed
+    this.dueMs = dueMs
+    this.signal = signal
   }
 
   settled(): void {

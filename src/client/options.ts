@@ -14,6 +14,9 @@ export interface CallOptions {
   timeoutMs?: number | undefined
 }
 
+/** What a call is given that is given none. */
+export const noOptions = Object.freeze({})
+
 /** Of calls that take nothing else. */
 export const callOptionNames = optionNames<CallOptions>({ signal: true, timeoutMs: true })
 

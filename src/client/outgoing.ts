@@ -3,8 +3,10 @@ import type { Work } from './activity.ts'
 import type { Core } from './core.ts'
 import type { Deadline, Place } from './deadlines.ts'
 import { abandoned, aborted, timedOut, type Abandonment } from './ending.ts'
-import type { Producer, Sending } from './producer.ts'
+import type { Producer } from './producer.ts'
 import type { LookupWaiter, Queue, Queues } from './queues.ts'
+import type { Sending } from './send-batch.ts'
+import type { OutgoingMessage } from './sender.ts'
 
 /** A message that can't be put into a batch yet: its queue is not known, or too much is unconfirmed. */
 export class Outgoing implements LookupWaiter, Deadline, Work {
@@ -13,23 +15,31 @@ export class Outgoing implements LookupWaiter, Deadline, Work {
   /** As it was found. */
   queue: Queue | null = null
   readonly name: string
+  readonly message: OutgoingMessage
   readonly sending: Sending
   readonly #core: Core
   readonly #queues: Queues
   readonly #producer: Producer
   #lookingUp = false
 
-  constructor(core: Core, queues: Queues, producer: Producer, name: string, sending: Sending) {
+  constructor(
+    core: Core,
+    queues: Queues,
+    producer: Producer,
+    name: string,
+    message: OutgoingMessage,
+    sending: Sending,
+  ) {
     this.#core = core
     this.#queues = queues
     this.#producer = producer
     this.name = name
-    const { message } = sending
+    this.sending = sending
     // The caller may use its buffer again once `send` has returned.
-    this.sending =
+    this.message =
       typeof message.body === 'string'
-        ? sending
-        : { ...sending, message: { ...message, body: Uint8Array.prototype.slice.call(message.body) } }
+        ? message
+        : { ...message, body: Uint8Array.prototype.slice.call(message.body) }
   }
 
   begin(): void {
@@ -93,7 +103,7 @@ export class Outgoing implements LookupWaiter, Deadline, Work {
   #fail(error: MqError): void {
     if (this.isOver) return
     this.leave()
-    this.sending.target.failed(error, this.sending.tag)
+    this.sending.failed(error, this.sending.tag)
     if (this.#lookingUp) this.#queues.waiterEnded(this.name)
     this.#producer.next()
   }

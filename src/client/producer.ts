@@ -18,7 +18,7 @@ import {
 import { Outgoing } from './outgoing.ts'
 import type { Queue, Queues } from './queues.ts'
 import type { SendReceipt } from './receipt.ts'
-import type { SendTarget } from './send-batch.ts'
+import type { Sending } from './send-batch.ts'
 import type { OutgoingMessage } from './sender.ts'
 import { encodeValue, textSerializer, type Serializer } from './serializer.ts'
 
@@ -54,18 +54,6 @@ export interface BatchEntry extends MessageOptions {
   body: unknown
 }
 
-/** A message, and who waits for it until when. */
-export interface Sending {
-  readonly message: OutgoingMessage
-  readonly target: SendTarget
-  readonly tag: number
-  /** Monotonic. */
-  readonly dueMs: number
-  readonly signal: AbortSignal | undefined
-}
-
-const later = ['key', 'dedupeId', 'priority', 'ttlMs'] as const
-
 export class Producer {
   readonly #core: Core
   readonly #queues: Queues
@@ -85,12 +73,14 @@ export class Producer {
   send(name: string, body: unknown, options: SendOptions): Promise<SendReceipt> {
     return new Promise((resolve, reject) => {
       checkOptionNames(options, sendOptionNames)
-      this.#add(name, {
-        message: this.#outgoing(body, options),
-        target: { sent: resolve, failed: reject },
+      const message = this.#outgoing(body, options)
+      this.#add(name, message, {
+        sent: resolve,
+        failed: reject,
         tag: 0,
         dueMs: this.#core.turn.nowMs + checkTimeout(options.timeoutMs),
         signal: checkSignal(options.signal),
+        heldBytes: message.heldBytes,
       })
     })
   }
@@ -115,7 +105,6 @@ export class Producer {
         results[i] = result
         if (--left === 0) resolve(results)
       }
-      const target: SendTarget = { sent: put, failed: put }
       // By index: forEach would pass over a hole, and nobody would ever answer for it.
       for (let tag = 0; tag < entries.length; tag++) {
         const entry = entries[tag]!
@@ -123,7 +112,9 @@ export class Producer {
           if (typeof entry !== 'object' || entry === null)
             throw invalidField('entries', 'must hold { body, … }')
           checkOptionNames(entry, entryNames)
-          this.#add(name, { message: this.#outgoing(entry.body, entry), target, tag, dueMs, signal })
+          const message = this.#outgoing(entry.body, entry)
+          const { heldBytes } = message
+          this.#add(name, message, { sent: put, failed: put, tag, dueMs, signal, heldBytes })
         } catch (error) {
           if (!(error instanceof MqError)) throw error
           put(error, tag)
@@ -148,12 +139,12 @@ export class Producer {
         }
         first.leave()
         this.#waiting.shift()
-        const { sending } = first
+        const { message, sending } = first
         try {
-          this.#put(queue, sending)
+          this.#put(queue, message, sending)
         } catch (error) {
           if (!(error instanceof MqError)) throw error
-          sending.target.failed(error, sending.tag)
+          sending.failed(error, sending.tag)
         }
       } else this.#waiting.shift()
     }
@@ -161,28 +152,29 @@ export class Producer {
 
   /** Checks a message and puts its body into the form that is sent. @throws MqError */
   #outgoing(body: unknown, options: MessageOptions): OutgoingMessage {
-    for (const option of later) if (options[option] !== undefined) throw unsupported(`the option '${option}'`)
-    const attributes = withDelay(
-      options.headers === undefined ? null : checkHeaders(options.headers),
-      options.delayMs,
-      options.deliverAt,
-    )
+    const { headers, delayMs, deliverAt } = options
+    // One by one: it runs for each message, and a loop over their names looks each of them up anew.
+    if (options.key !== undefined) throw unsupported("the option 'key'")
+    if (options.dedupeId !== undefined) throw unsupported("the option 'dedupeId'")
+    if (options.priority !== undefined) throw unsupported("the option 'priority'")
+    if (options.ttlMs !== undefined) throw unsupported("the option 'ttlMs'")
+    const attributes = withDelay(headers === undefined ? null : checkHeaders(headers), delayMs, deliverAt)
     if (typeof body === 'string') return outgoing(body, Buffer.byteLength(body), textSerializer, attributes)
     if (body instanceof Uint8Array) return outgoing(body, body.length, null, attributes)
     const encoded = encodeValue(this.#serializer, body)
     return outgoing(encoded, encoded.length, this.#serializer.name, attributes)
   }
 
-  #add(name: string, sending: Sending): void {
+  #add(name: string, message: OutgoingMessage, sending: Sending): void {
     this.#core.checkOpen()
     checkOnline(this.#core)
     const queue = this.#queues.find(name)
     if (queue !== undefined && !this.#isFull && this.#waiting.size === 0) {
-      this.#put(queue, sending)
+      this.#put(queue, message, sending)
       return
     }
     checkQueueName(name)
-    const outgoing = new Outgoing(this.#core, this.#queues, this, name, sending)
+    const outgoing = new Outgoing(this.#core, this.#queues, this, name, message, sending)
     this.#waiting.push(outgoing)
     outgoing.begin()
     if (queue === undefined) outgoing.lookUp()
@@ -194,7 +186,7 @@ export class Producer {
   }
 
   /** @throws MqError MESSAGE_TOO_LARGE */
-  #put(queue: Queue, { message, target, tag, dueMs, signal }: Sending): void {
+  #put(queue: Queue, message: OutgoingMessage, sending: Sending): void {
     const { sizeBytes, heldBytes } = message
     const { maxMessageBytes } = queue
     if (sizeBytes > maxMessageBytes) {
@@ -208,7 +200,7 @@ export class Producer {
     }
     queue.sender.onRelief = this.#relief
     this.#pendingBytes += heldBytes
-    queue.sender.add(message, target, tag, dueMs, signal)
+    queue.sender.add(message, sending)
   }
 
   readonly #relief = (bytes: number): void => {

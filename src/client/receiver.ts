@@ -116,8 +116,9 @@ export class Receiver {
         const receipt = ownReceipt(queue, text)
         if (receipt === null) return leaseLost()
         return new Promise<MqError | null>((resolve) => {
-          const target = { settled: () => resolve(null), failed: resolve }
-          queue.ackers[receipt.partition]!.settle(how, receipt, target, dueMs, signal)
+          const target = { settled: () => resolve(null), failed: resolve, dueMs, signal }
+          const { partition, leaseEpoch, lease, offset } = receipt
+          queue.ackers[partition]!.settle(how, leaseEpoch, lease, offset, target)
         })
       }),
     )

@@ -18,12 +18,16 @@ import type { Core } from './core.ts'
 import { isGone, unexpected, type Queue } from './queues.ts'
 import { SendReceipt } from './receipt.ts'
 import type { Answer } from './session.ts'
-import { Waiters } from './waiters.ts'
+import { Waiters, type Waiter } from './waiters.ts'
 
-/** Who waits for a message's confirmation. `tag` is what it gave with the message. */
-export interface SendTarget {
-  sent(receipt: SendReceipt, tag: number): void
-  failed(error: MqError, tag: number): void
+/** Who waits for a message's confirmation. */
+export interface Sending extends Waiter {
+  readonly sent: (receipt: SendReceipt, tag: number) => void
+  readonly failed: (error: MqError, tag: number) => void
+  /** What these two are called with. */
+  readonly tag: number
+  /** What counts against the client's `maxPendingBytes` meanwhile. */
+  readonly heldBytes: number
 }
 
 const confirms = ['replicas', 'leader', 'none'] as const
@@ -35,10 +39,7 @@ export class SendBatch implements SequencedWork {
   readonly #released: (bytes: number) => void
   /** Told of the end. */
   readonly #ended: () => void
-  readonly #waiters: Waiters<SendTarget>
-  /** One for each waiter. */
-  readonly #tags: number[] = []
-  readonly #bytes: number[] = []
+  readonly #waiters: Waiters<Sending>
   /** Of those who wait. */
   #waitingBytes = 0
   #batch: Uint8Array | null = null
@@ -49,19 +50,16 @@ export class SendBatch implements SequencedWork {
     this.#queue = queue
     this.#released = released
     this.#ended = ended
-    this.#waiters = new Waiters(core, 'sending a message', (target, i, error) => {
-      const bytes = this.#bytes[i]!
-      this.#waitingBytes -= bytes
-      target.failed(error, this.#tags[i]!)
-      released(bytes)
+    this.#waiters = new Waiters(core, 'sending a message', ({ failed, tag, heldBytes }, error) => {
+      this.#waitingBytes -= heldBytes
+      failed(error, tag)
+      released(heldBytes)
     })
   }
 
-  add(target: SendTarget, tag: number, dueMs: number, bytes: number, signal: AbortSignal | undefined): void {
-    this.#tags.push(tag)
-    this.#bytes.push(bytes)
-    this.#waitingBytes += bytes
-    this.#waiters.add(target, dueMs, signal)
+  add(sending: Sending): void {
+    this.#waitingBytes += sending.heldBytes
+    this.#waiters.add(sending)
   }
 
   seal(batch: Uint8Array): void {
@@ -114,15 +112,15 @@ export class SendBatch implements SequencedWork {
       confirm: confirms[answer.confirm] ?? 'replicas',
       storage: storages[answer.storage] ?? 'disk',
     }
-    this.#end((target, i) => target.sent(new SendReceipt(shared, i), this.#tags[i]!))
+    this.#end(({ sent, tag }, i) => sent(new SendReceipt(shared, i), tag))
   }
 
   refused(error: MqError): void {
     if (isGone(error)) this.#queue.isGone()
-    this.#end((target, i) => target.failed(error, this.#tags[i]!))
+    this.#end(({ failed, tag }) => failed(error, tag))
   }
 
-  #end(tell: (target: SendTarget, i: number) => void): void {
+  #end(tell: (sending: Sending, i: number) => void): void {
     this.#ended()
     const bytes = this.#waitingBytes
     this.#waitingBytes = 0
@@ -136,14 +134,12 @@ export class SendBatch implements SequencedWork {
     const columns = attributes(view)
     const { serializer } = view
     const builder = new BatchBuilder()
-    this.#waiters.closeUp((from, to) => {
+    this.#waiters.closeUp((from) => {
       builder.add(
         messageBody(view, from),
         serializer === null || typeof serializer === 'string' ? serializer : serializer[from]!,
         columns === null ? null : attributesOf(columns, from),
       )
-      this.#tags[to] = this.#tags[from]!
-      this.#bytes[to] = this.#bytes[from]!
     })
     this.#batch = builder.finish()
   }

@@ -8,7 +8,7 @@ import type { BuilderPool } from './builder-pool.ts'
 import type { Channel } from './channel.ts'
 import type { Core } from './core.ts'
 import type { Queue } from './queues.ts'
-import { SendBatch, type SendTarget } from './send-batch.ts'
+import { SendBatch, type Sending } from './send-batch.ts'
 import type { TurnWork } from './turn.ts'
 
 export interface OutgoingMessage {
@@ -52,18 +52,8 @@ export class Sender implements TurnWork {
     return this.#unanswered === 0
   }
 
-  /**
-   * Adds a message, whose size was checked; its body is copied.
-   * @param dueMs monotonic time at which `target` gives up
-   */
-  add(
-    message: OutgoingMessage,
-    target: SendTarget,
-    tag: number,
-    dueMs: number,
-    signal: AbortSignal | undefined,
-  ): void {
-    const { body, bodyBytes, serializer, attributes, heldBytes } = message
+  /** Adds a message, whose size was checked; its body is copied. */
+  add({ body, bodyBytes, serializer, attributes }: OutgoingMessage, sending: Sending): void {
     const { batchMessagesMax, batchBytesMax } = this.#core.session.limits
     if (
       this.#builder !== null &&
@@ -76,7 +66,7 @@ export class Sender implements TurnWork {
     const builder = (this.#builder ??= this.#builders.take())
     const batch = (this.#open ??= this.#begin())
     builder.add(body, serializer, attributes)
-    batch.add(target, tag, dueMs, heldBytes, signal)
+    batch.add(sending)
     if (builder.byteLength >= softBytes || builder.count >= softMessages) this.pump()
     this.#core.turn.add(this)
   }

@@ -231,11 +231,13 @@ export class Subscription implements Request, Holder, TurnWork, Work, Stream {
     const leased = held.takeRest()
     if (leased.length === 0) return
     const { core } = this.#context
-    const target = { settled: () => undefined, failed: () => undefined }
+    const dueMs = core.clock.monotonicMs() + releaseTimeoutMs
+    const target = { settled: () => undefined, failed: () => undefined, dueMs, signal: undefined }
     try {
-      const dueMs = core.clock.monotonicMs() + releaseTimeoutMs
       const acker = this.#queue!.ackers[held.partition]!
-      for (const each of leased) acker.settle(releasing, each, target, dueMs, undefined)
+      for (const { leaseEpoch, lease, offset } of leased) {
+        acker.settle(releasing, leaseEpoch, lease, offset, target)
+      }
     } catch (error) {
       if (!(error instanceof MqError)) throw error
     }

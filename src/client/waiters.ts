@@ -4,6 +4,14 @@ import type { Core } from './core.ts'
 import type { Deadline, Place } from './deadlines.ts'
 import { abandoned, aborted, timedOut, type Abandonment } from './ending.ts'
 
+/** Who waits for an answer, and how long. */
+export interface Waiter {
+  /** Monotonic time at which it gives up. */
+  readonly dueMs: number
+  /** Ends its waiting. */
+  readonly signal: AbortSignal | undefined
+}
+
 interface Watch {
   readonly signal: AbortSignal
   readonly run: () => void
@@ -13,23 +21,22 @@ interface Watch {
  * Those who wait for the answer to one batch, by their places in it. Each is told once: the answer, or before it that
  * its time is over, its signal has aborted, or the client lets go. The batch itself goes its way.
  */
-export class Waiters<Target> implements Deadline, Work {
+export class Waiters<Target extends Waiter> implements Deadline, Work {
   place: Place | null = null
   /** The batch was given to a connection: nobody but the broker knows what becomes of it. */
   onWire = false
   readonly #core: Core
   /** For messages: what is done. */
   readonly #what: string
-  readonly #fail: (target: Target, i: number, error: MqError) => void
+  readonly #fail: (target: Target, error: MqError) => void
   /** Null once told. */
   readonly #targets: (Target | null)[] = []
-  readonly #dueMs: number[] = []
   /** Of those that have a signal; null while none has. */
   #watches: (Watch | undefined)[] | null = null
   /** Those not told yet. While there are any, this is under way. */
   #waiting = 0
 
-  constructor(core: Core, what: string, fail: (target: Target, i: number, error: MqError) => void) {
+  constructor(core: Core, what: string, fail: (target: Target, error: MqError) => void) {
     this.#core = core
     this.#what = what
     this.#fail = fail
@@ -49,10 +56,10 @@ export class Waiters<Target> implements Deadline, Work {
     return this.#targets[i] !== null
   }
 
-  /** Adds one at the next place. `dueMs`: the monotonic time at which it gives up. */
-  add(target: Target, dueMs: number, signal: AbortSignal | undefined): void {
+  /** Adds one at the next place. */
+  add(target: Target): void {
+    const { dueMs, signal } = target
     this.#targets.push(target)
-    this.#dueMs.push(dueMs)
     if (this.#waiting++ === 0) this.#core.activity.begin(this)
     // Nearly always all of a batch have one time-out, so the first one's stands for them.
     if (this.place === null || dueMs < this.place.dueMs) {
@@ -76,25 +83,22 @@ export class Waiters<Target> implements Deadline, Work {
     this.#core.aborts.add(signal, watch.run)
   }
 
-  /** Moves one that waits to the end of another batch. */
-  move(i: number, to: Waiters<Target>): void {
-    const dueMs = this.#dueMs[i]!
-    const signal = this.#watches?.[i]?.signal
-    to.add(this.#drop(i), dueMs, signal)
+  /** Takes one that waits out, to be told by somebody else. */
+  take(i: number): Target {
+    return this.#drop(i)
   }
 
-  /** Forgets those who were told, so that the others close up. `moved` hears where each of them stands then. */
-  closeUp(moved: (from: number, to: number) => void): void {
+  /** Forgets those who were told, so that the others close up. `moved` hears where each of them stood. */
+  closeUp(moved: (from: number) => void): void {
     let to = 0
     for (let from = 0; from < this.#targets.length; from++) {
       if (this.#targets[from] === null) continue
       this.#targets[to] = this.#targets[from]!
-      this.#dueMs[to] = this.#dueMs[from]!
       if (this.#watches !== null) this.#watches[to] = this.#watches[from]
-      moved(from, to)
+      moved(from)
       to++
     }
-    this.#targets.length = this.#dueMs.length = to
+    this.#targets.length = to
     if (this.#watches !== null) this.#watches.length = to
   }
 
@@ -108,9 +112,10 @@ export class Waiters<Target> implements Deadline, Work {
   expire(nowMs: number): void {
     let next = Infinity
     for (let i = 0; i < this.#targets.length; i++) {
-      if (this.#targets[i] === null) continue
-      if (this.#dueMs[i]! <= nowMs) this.#giveUp(i, timedOut(this.#what, this.onWire))
-      else next = Math.min(next, this.#dueMs[i]!)
+      const target = this.#targets[i] ?? null
+      if (target === null) continue
+      if (target.dueMs <= nowMs) this.#giveUp(i, timedOut(this.#what, this.onWire))
+      else next = Math.min(next, target.dueMs)
     }
     if (next !== Infinity) this.#core.deadlines.set(this, nowMs, next - nowMs)
   }
@@ -122,7 +127,7 @@ export class Waiters<Target> implements Deadline, Work {
   }
 
   #giveUp(i: number, error: MqError): void {
-    this.#fail(this.#drop(i), i, error)
+    this.#fail(this.#drop(i), error)
   }
 
   #drop(i: number): Target {

@@ -104,8 +104,8 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: 'a loop that is left settles what it never handed out',
     file: 'src/client/subscription.ts',
-    find: `acker.settle(releasing, each, target, dueMs, undefined)`,
-    replace: `acker.settle({ action: 0, options: null }, each, target, dueMs, undefined)`,
+    find: `acker.settle(releasing, leaseEpoch, lease, offset, target)`,
+    replace: `acker.settle({ action: 0, options: null }, leaseEpoch, lease, offset, target)`,
   },
   {
     name: 'a push is sent twice',
