@@ -47,7 +47,7 @@ export interface Socket {
   onDrain: () => void
   /** The stream is over; `error` is absent after an orderly end. */
   onClose: (error?: Error) => void
-  /** Queues bytes; all writes of one turn leave together. The caller must not change them afterwards. */
+  /** Queues bytes; all writes of one turn leave together, unless they are many. The caller must not change them afterwards. */
   write(bytes: Uint8Array): void
   /** Stops reading, so that the peer feels it. Idempotent, like `resume`. */
   pause(): void

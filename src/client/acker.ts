@@ -43,8 +43,11 @@ export interface AckTarget extends Waiter {
   failed(error: MqError): void
 }
 
-/** Requests of one partition on their way before the next settle waits and grows. */
-const aheadMax = 4
+/**
+ * Requests of one partition on their way before the next settle waits and grows. While one is being synced the next is
+ * there already; more would only cost the broker a commit each.
+ */
+const aheadMax = 2
 /** Messages in one batch, and ranges in one SETTLE. */
 const acksMax = limits.batchMessagesMax
 const itemsMax = Math.min(4096, limits.batchMessagesMax)
@@ -77,6 +80,7 @@ export class Acker implements TurnWork {
   readonly #full = new Fifo<AckBatch>()
   /** By what is done, in the order in which they were begun. */
   readonly #open = new Map<string, AckBatch>()
+  #unanswered = 0
 
   constructor(core: Core, queue: Queue, channel: Channel) {
     this.#core = core
@@ -94,7 +98,7 @@ export class Acker implements TurnWork {
     const key = keyOf(how)
     let open = this.#open.get(key)
     if (open === undefined) {
-      open = new AckBatch(this.#core, this.#queue, this.#channel.partition, how)
+      open = this.#begin(how)
       this.#open.set(key, open)
       this.#queue.begins()
     }
@@ -104,6 +108,10 @@ export class Acker implements TurnWork {
       this.#open.delete(key)
     }
     this.#core.turn.add(this)
+  }
+
+  #begin(how: Settling): AckBatch {
+    return new AckBatch(this.#core, this.#queue, this.#channel.partition, how, () => this.#unanswered--)
   }
 
   atEndOfTurn(): void {
@@ -117,12 +125,14 @@ export class Acker implements TurnWork {
       !this.isIdle &&
       this.#core.session.isReady &&
       this.#channel.hasRoom &&
-      this.#channel.unanswered < 2 * aheadMax
+      this.#unanswered < aheadMax
     ) {
       const batch = this.#next()
       const rest = batch.seal()
       if (rest !== null) this.#full.push(rest)
-      if (batch.isWanted) this.#channel.submit(batch)
+      if (!batch.isWanted) continue
+      this.#unanswered++
+      this.#channel.submit(batch)
     }
   }
 
@@ -149,8 +159,11 @@ class AckBatch implements SequencedWork {
   #highest = -1
   /** What leaves. */
   #items: LeasedRange[] = []
+  /** Told of the answer, once it has left. */
+  readonly #ended: () => void
 
-  constructor(core: Core, queue: Queue, partition: PartitionId, how: Settling) {
+  constructor(core: Core, queue: Queue, partition: PartitionId, how: Settling, ended: () => void) {
+    this.#ended = ended
     this.#core = core
     this.#queue = queue
     this.#partition = partition
@@ -193,7 +206,7 @@ class AckBatch implements SequencedWork {
         // The answer names what it refuses by offset alone, so each offset stands once in a request: two receipts of a
         // message have two answers.
         if (offsets.has(offset) || (items.length === itemsMax && !joins(items, leaseEpoch, lease, offset))) {
-          rest ??= new AckBatch(this.#core, this.#queue, this.#partition, this.#how)
+          rest ??= new AckBatch(this.#core, this.#queue, this.#partition, this.#how, this.#ended)
           rest.add(leaseEpoch, lease, offset, this.#waiters.take(i))
           continue
         }
@@ -232,12 +245,15 @@ class AckBatch implements SequencedWork {
       this.refused(unexpected('SETTLE', answer.op))
       return
     }
+    this.#ended()
     const { refused } = answer
     if (refused === null) {
       this.#waiters.end((target) => target.settled())
       return
     }
-    const offsets = this.#asked.flatMap(({ offset, count }) => Array.from({ length: count }, (_, i) => offset + i))
+    const offsets = this.#asked.flatMap(({ offset, count }) =>
+      Array.from({ length: count }, (_, i) => offset + i),
+    )
     this.#waiters.end((target, i) => {
       if (contains(refused, offsets[i]!)) target.failed(leaseLost())
       else target.settled()
@@ -245,6 +261,7 @@ class AckBatch implements SequencedWork {
   }
 
   refused(error: MqError): void {
+    this.#ended()
     if (isGone(error)) this.#queue.isGone()
     this.#waiters.end((target) => target.failed(error))
   }

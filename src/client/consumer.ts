@@ -13,6 +13,7 @@ import {
   type NackOptions,
 } from './options.ts'
 import { Subscription, type SubscriptionContext, type SubscriptionSpec } from './subscription.ts'
+import type { TurnWork } from './turn.ts'
 
 export interface ConsumeOptions {
   /** Messages at most that have come and are not settled, 1 to 65,536. Default 256. */
@@ -59,18 +60,37 @@ interface Waiting<T> {
   readonly reject: (error: MqError) => void
 }
 
+/**
+ * Messages handed out in one turn before the next ones wait for its end. A loop that waits for nothing else would take all
+ * there is at once: their acks would leave, and anything else be read, only then; and V8 would find them all alive.
+ */
+const inTurnMax = 1000
+
 /** What `consume` and `consumeBatches` return: for one loop. */
-export class Consumer<T> implements AsyncIterableIterator<T, undefined> {
+export class Consumer<T> implements AsyncIterableIterator<T, undefined>, TurnWork {
+  /** Some were handed out in this turn. */
+  inTurn = false
+  readonly #core: Core
   readonly #subscription: Subscription
   readonly #take: () => T | null
+  readonly #countOf: (value: T) => number
+  /** Messages handed out in this turn. */
+  #handedOut = 0
   /** Calls of `next` that found nothing, oldest first. */
   readonly #waiting: Waiting<T>[] = []
   /** It has thrown, or was left. */
   #isDone = false
 
-  private constructor(subscription: Subscription, take: () => T | null) {
+  private constructor(
+    core: Core,
+    subscription: Subscription,
+    take: () => T | null,
+    countOf: (value: T) => number,
+  ) {
+    this.#core = core
     this.#subscription = subscription
     this.#take = take
+    this.#countOf = countOf
     subscription.onChange = () => this.#onChange()
   }
 
@@ -78,7 +98,8 @@ export class Consumer<T> implements AsyncIterableIterator<T, undefined> {
   static ofMessages(context: SubscriptionContext, queue: string, options: ConsumeOptions): Consumer<Message> {
     checkOptionNames(options, consumeOptionNames)
     const subscription = new Subscription(context, consumeSpec(queue, options))
-    return new Consumer(subscription, () => subscription.take()?.message ?? null)
+    const take = () => subscription.take()?.message ?? null
+    return new Consumer(context.core, subscription, take, () => 1)
   }
 
   /** @internal */
@@ -91,10 +112,11 @@ export class Consumer<T> implements AsyncIterableIterator<T, undefined> {
     checkOptionNames(options, consumeBatchesOptionNames)
     const max = checkInteger('max', options.max ?? batchDefault, 1, limits.batchMessagesMax)
     const subscription = new Subscription(context, consumeSpec(queue, options, max))
-    return new Consumer(subscription, () => {
+    const take = () => {
       const messages = subscription.takeUpTo(max).map(({ message }) => message)
       return messages.length === 0 ? null : new Batch(core, messages)
-    })
+    }
+    return new Consumer(core, subscription, take, ({ messages }) => messages.length)
   }
 
   [Symbol.asyncIterator](): this {
@@ -106,7 +128,7 @@ export class Consumer<T> implements AsyncIterableIterator<T, undefined> {
     if (this.#isDone) return Promise.resolve(done)
     this.#subscription.start()
     if (this.#waiting.length === 0) {
-      const value = this.#take()
+      const value = this.#next()
       if (value !== null) return Promise.resolve({ value, done: false })
     }
     return new Promise((resolve, reject) => {
@@ -128,11 +150,26 @@ export class Consumer<T> implements AsyncIterableIterator<T, undefined> {
     await this.return()
   }
 
+  atEndOfTurn(): void {
+    this.#handedOut = 0
+    this.#onChange()
+  }
+
+  /** The next one, if there is one for this turn. */
+  #next(): T | null {
+    if (this.#handedOut >= inTurnMax) return null
+    const value = this.#take()
+    if (value === null) return null
+    this.#handedOut += this.#countOf(value)
+    this.#core.turn.add(this)
+    return value
+  }
+
   #onChange(): void {
     const { isOver } = this.#subscription
     if (isOver) this.#subscription.letGo()
     while (this.#waiting.length > 0) {
-      const value = isOver || this.#isDone ? null : this.#take()
+      const value = isOver || this.#isDone ? null : this.#next()
       if (value !== null) {
         this.#waiting.shift()!.resolve({ value, done: false })
         continue

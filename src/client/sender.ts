@@ -23,8 +23,8 @@ export interface OutgoingMessage {
 }
 
 /** A batch leaves without waiting for the end of the turn once it has this many bytes or messages. */
-const softBytes = 128 << 10
-const softMessages = 1000
+const softBytes = 256 << 10
+const softMessages = 2000
 /** Batches of one partition on their way before the next one waits and grows. */
 const aheadMax = 4
 

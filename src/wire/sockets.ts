@@ -26,6 +26,9 @@ const nothing = () => {}
 /** One read takes as much at most. */
 const readBuffer = Buffer.allocUnsafeSlow(64 << 10)
 
+/** So much leaves before the end of the turn: the peer can begin, while a long turn goes on. */
+const enoughBytes = 64 << 10
+
 /** What a socket reads, on its way to an owner that comes later than the socket, though before the first read. */
 class Reads {
   deliver: (bytes: Uint8Array) => void = nothing
@@ -79,7 +82,7 @@ class TcpSocket implements Socket {
   readonly #socket: NetSocket
   /** 'ending': no more is accepted or delivered; what is queued is still sent. */
   #state: 'open' | 'ending' | 'destroyed' | 'closed' = 'open'
-  /** Written in this turn, not yet handed to `#socket`. */
+  /** Written, not yet handed to `#socket`. */
   #queued: Uint8Array[] = []
   #queuedBytes = 0
   /** This socket is in `unflushed`. */
@@ -120,7 +123,8 @@ class TcpSocket implements Socket {
     this.#queued.push(bytes)
     this.#queuedBytes += bytes.byteLength
     this.#drainDue = true
-    this.#flushSoon()
+    if (this.#queuedBytes >= enoughBytes) this.#handOver()
+    else this.#flushSoon()
   }
 
   pause(): void {
@@ -145,23 +149,27 @@ class TcpSocket implements Socket {
     this.#socket.destroy()
   }
 
-  /** Hands the turn's bytes over in one `writev`. */
+  /** At the end of the turn. */
   flush(): void {
     this.#flushDue = false
     if (this.#state === 'destroyed' || this.#state === 'closed') return
+    this.#handOver()
+    if (this.#state === 'ending') this.#socket.end()
+  }
+
+  /** Hands what is queued over in one `writev`. */
+  #handOver(): void {
     const queued = this.#queued
     const socket = this.#socket
     const last = queued.pop()
-    if (last !== undefined) {
-      this.#queued = []
-      this.#queuedBytes = 0
-      socket.cork()
-      for (const bytes of queued) socket.write(bytes)
-      // Writes finish in order, so the last one's callback stands for all.
-      socket.write(last, this.#written)
-      socket.uncork()
-    }
-    if (this.#state === 'ending') socket.end()
+    if (last === undefined) return
+    this.#queued = []
+    this.#queuedBytes = 0
+    socket.cork()
+    for (const bytes of queued) socket.write(bytes)
+    // Writes finish in order, so the last one's callback stands for all.
+    socket.write(last, this.#written)
+    socket.uncork()
   }
 
   readonly #written = (error?: Error | null): void => {

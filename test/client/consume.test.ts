@@ -2,9 +2,14 @@
 import { test } from 'tap'
 import type { MqError } from '../../src/errors.ts'
 import type { ConsumeOptions } from '../../src/client/consumer.ts'
-import { delivery, stage, verdict, watch, type Line } from './scripted-server.ts'
+import { delivery, stage, verdict, watch, type Line, type ScriptedServer } from './scripted-server.ts'
 
 const numbers = (from: number, count: number) => Array.from({ length: count }, (_, i) => String(from + i))
+
+/** Messages in each SETTLE that a server has heard. */
+function settledBy(server: ScriptedServer): number[] {
+  return server.all('settle').map(({ items }) => items.reduce((sum, { count }) => sum + count, 0))
+}
 
 /** A loop over `q` whose subscription stands at a scripted server. */
 async function subscribed(options: ConsumeOptions, ...rest: Parameters<typeof stage>) {
@@ -58,6 +63,36 @@ test('a loop that waits with all credit used up gets what little there is', asyn
   t.strictSame(heard(), ['1: settle 0 #1 1:3', '1: credit 1'])
   await push(10, 1, { lease: 2 })
   t.equal(next.value!.value!.text(), '10')
+})
+
+test('a loop that waits for nothing else lets its acks leave, and others have their turn, every thousand', async (t) => {
+  const { loop, first, push, server, settle } = await subscribed({ prefetch: 5000 })
+  await push(0, 2500)
+  void first.value!.value!.ack()
+  await settle()
+  let seen = 1
+  void (async () => {
+    for await (const message of loop) {
+      seen++
+      void message.ack()
+    }
+  })()
+  await settle()
+  t.equal(seen, 2500)
+  t.strictSame(settledBy(server), [1, 1000, 1000, 499])
+})
+
+test('batches: as many in a turn as make a thousand', async (t) => {
+  const { mq, server, settle } = await stage()
+  const loop = mq.consumeBatches('q', { max: 400, prefetch: 5000 })
+  void (async () => {
+    for await (const batch of loop) void batch.ack()
+  })()
+  await settle()
+  const { id } = server.all('subscribe')[0]!
+  server.line.send({ op: 'push', id, deliveries: [delivery(0, numbers(0, 2500))] })
+  await settle()
+  t.strictSame(settledBy(server), [1200, 1200, 100])
 })
 
 test('a cut: subscribed again with what is not held, and what is held stays good', async (t) => {

@@ -88,6 +88,19 @@ test('all writes of one turn arrive as one chunk', async (t) => {
   t.equal(server.seen.chunks.length, 1)
 })
 
+test('many bytes do not wait for the end of the turn, and come in their order', async (t) => {
+  const { client, server } = await pair(t)
+  client.socket.write(bytes('first '))
+  t.equal(client.socket.bufferedBytes, 6)
+  client.socket.write(new Uint8Array(64 << 10).fill(0x2e))
+  t.equal(client.socket.bufferedBytes, 0, 'the system has them')
+  client.socket.write(bytes(' last'))
+  t.equal(client.socket.bufferedBytes, 5)
+  const whole = `first ${'.'.repeat(64 << 10)} last`
+  await server.until(() => server.seen.bytes >= whole.length)
+  t.ok(server.text() === whole)
+})
+
 test('answers that promise callbacks write within one data event leave together', async (t) => {
   const { client, server } = await pair(t)
   server.socket.onData = () => {
