@@ -214,7 +214,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: 'a checkpoint under way has what came after it was begun',
-    from: 60350,
+    from: 100010,
     file: 'src/partition/range-map.ts',
     find: `    if (chunk.generation === this.#generation) return chunk
 `,
