@@ -47,7 +47,10 @@ export interface Socket {
   onDrain: () => void
   /** The stream is over; `error` is absent after an orderly end. */
   onClose: (error?: Error) => void
-  /** Queues bytes; all writes of one turn leave together, unless they are many. The caller must not change them afterwards. */
+  /**
+   * Queues bytes. What is written in one turn leaves together at its end; of a lot, parts may leave before. The caller
+   * must not change the bytes afterwards.
+   */
   write(bytes: Uint8Array): void
   /** Stops reading, so that the peer feels it. Idempotent, like `resume`. */
   pause(): void

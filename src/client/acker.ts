@@ -2,7 +2,7 @@
  * Gathers the settles of one partition, acks and all others: what is done alike in a turn, or in a wait for room,
  * leaves as ranges in one SETTLE.
  */
-import { InvariantError, MqError } from '../errors.ts'
+import { invariant, InvariantError, MqError } from '../errors.ts'
 import { limits, type Epoch, type LeaseId, type Offset, type PartitionId } from '../types.ts'
 import { encodeClientFrame } from '../wire/codec.ts'
 import {
@@ -44,10 +44,12 @@ export interface AckTarget extends Waiter {
 }
 
 /**
- * Requests of one partition on their way before the next settle waits and grows. While one is being synced the next is
- * there already; more would only cost the broker a commit each.
+ * SETTLEs of one partition on their way before the next one waits and grows. While one is being synced the next is there
+ * already; more, which would trickle in one by one, would cost the broker more commits. Those that differ in what is done
+ * can't grow together, so more of them go: nacks whose reasons differ, above all.
  */
 const aheadMax = 2
+const aheadMaxUnlike = 8
 /** Messages in one batch, and ranges in one SETTLE. */
 const acksMax = limits.batchMessagesMax
 const itemsMax = Math.min(4096, limits.batchMessagesMax)
@@ -80,6 +82,7 @@ export class Acker implements TurnWork {
   readonly #full = new Fifo<AckBatch>()
   /** By what is done, in the order in which they were begun. */
   readonly #open = new Map<string, AckBatch>()
+  /** Given to the channel, and not ended; also those that it keeps back. */
   #unanswered = 0
 
   constructor(core: Core, queue: Queue, channel: Channel) {
@@ -111,7 +114,10 @@ export class Acker implements TurnWork {
   }
 
   #begin(how: Settling): AckBatch {
-    return new AckBatch(this.#core, this.#queue, this.#channel.partition, how, () => this.#unanswered--)
+    return new AckBatch(this.#core, this.#queue, this.#channel.partition, how, () => {
+      this.#unanswered--
+      invariant(this.#unanswered >= 0, 'a settle ends once')
+    })
   }
 
   atEndOfTurn(): void {
@@ -120,13 +126,9 @@ export class Acker implements TurnWork {
 
   /** Puts on their way what there is room for. */
   pump(): void {
+    const max = this.#open.size + this.#full.size > 1 ? aheadMaxUnlike : aheadMax
     // Without a connection acks stay here: what is given up before it leaves was certainly not done.
-    while (
-      !this.isIdle &&
-      this.#core.session.isReady &&
-      this.#channel.hasRoom &&
-      this.#unanswered < aheadMax
-    ) {
+    while (!this.isIdle && this.#core.session.isReady && this.#channel.hasRoom && this.#unanswered < max) {
       const batch = this.#next()
       const rest = batch.seal()
       if (rest !== null) this.#full.push(rest)
@@ -214,6 +216,7 @@ class AckBatch implements SequencedWork {
         append(items, leaseEpoch, lease, offset)
       }
     }
+    invariant(i === this.#waiters.length - 1, 'each waiter asks for one message')
     this.#items = items
     return rest
   }

@@ -299,8 +299,8 @@ export class MqClient {
    * @throws MqError as `consume`
    */
   consumeBatches(queue: string, options: ConsumeBatchesOptions = {}): Consumer<Batch> {
-    const { core, subscriptions } = this.#begin(queue)
-    return Consumer.ofBatches(core, subscriptions, queue, options)
+    const { subscriptions } = this.#begin(queue)
+    return Consumer.ofBatches(subscriptions, queue, options)
   }
 
   /**

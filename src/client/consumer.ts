@@ -67,15 +67,14 @@ interface Waiting<T> {
 const inTurnMax = 1000
 
 /** What `consume` and `consumeBatches` return: for one loop. */
-export class Consumer<T> implements AsyncIterableIterator<T, undefined>, TurnWork {
-  /** Some were handed out in this turn. */
-  inTurn = false
+export class Consumer<T> implements AsyncIterableIterator<T, undefined> {
   readonly #core: Core
   readonly #subscription: Subscription
   readonly #take: () => T | null
   readonly #countOf: (value: T) => number
-  /** Messages handed out in this turn. */
+  /** Messages handed out in this turn; with any, its end is waited for. */
   #handedOut = 0
+  readonly #turnWork: TurnWork = { inTurn: false, atEndOfTurn: () => this.#atEndOfTurn() }
   /** Calls of `next` that found nothing, oldest first. */
   readonly #waiting: Waiting<T>[] = []
   /** It has thrown, or was left. */
@@ -104,11 +103,11 @@ export class Consumer<T> implements AsyncIterableIterator<T, undefined>, TurnWor
 
   /** @internal */
   static ofBatches(
-    core: Core,
     context: SubscriptionContext,
     queue: string,
     options: ConsumeBatchesOptions,
   ): Consumer<Batch> {
+    const { core } = context
     checkOptionNames(options, consumeBatchesOptionNames)
     const max = checkInteger('max', options.max ?? batchDefault, 1, limits.batchMessagesMax)
     const subscription = new Subscription(context, consumeSpec(queue, options, max))
@@ -150,7 +149,7 @@ export class Consumer<T> implements AsyncIterableIterator<T, undefined>, TurnWor
     await this.return()
   }
 
-  atEndOfTurn(): void {
+  #atEndOfTurn(): void {
     this.#handedOut = 0
     this.#onChange()
   }
@@ -161,7 +160,7 @@ export class Consumer<T> implements AsyncIterableIterator<T, undefined>, TurnWor
     const value = this.#take()
     if (value === null) return null
     this.#handedOut += this.#countOf(value)
-    this.#core.turn.add(this)
+    this.#core.turn.add(this.#turnWork)
     return value
   }
 

@@ -83,19 +83,14 @@ export class Waiters<Target extends Waiter> implements Deadline, Work {
     this.#core.aborts.add(signal, watch.run)
   }
 
-  /** Takes one that waits out, to be told by somebody else. */
-  take(i: number): Target {
-    return this.#drop(i)
-  }
-
-  /** Forgets those who were told, so that the others close up. `moved` hears where each of them stood. */
-  closeUp(moved: (from: number) => void): void {
+  /** Forgets those who were told, so that the others close up. `kept` hears where each of them stood. */
+  closeUp(kept: (from: number) => void): void {
     let to = 0
     for (let from = 0; from < this.#targets.length; from++) {
       if (this.#targets[from] === null) continue
       this.#targets[to] = this.#targets[from]!
       if (this.#watches !== null) this.#watches[to] = this.#watches[from]
-      moved(from)
+      kept(from)
       to++
     }
     this.#targets.length = to
@@ -105,7 +100,7 @@ export class Waiters<Target extends Waiter> implements Deadline, Work {
   /** The answer is there: tells it to those who still wait. */
   end(tell: (target: Target, i: number) => void): void {
     for (let i = 0; i < this.#targets.length; i++) {
-      if (this.#targets[i] !== null) tell(this.#drop(i), i)
+      if (this.#targets[i] !== null) tell(this.take(i), i)
     }
   }
 
@@ -127,10 +122,11 @@ export class Waiters<Target extends Waiter> implements Deadline, Work {
   }
 
   #giveUp(i: number, error: MqError): void {
-    this.#fail(this.#drop(i), error)
+    this.#fail(this.take(i), error)
   }
 
-  #drop(i: number): Target {
+  /** Takes one that waits out, to be told by whoever calls. */
+  take(i: number): Target {
     const target = this.#targets[i]!
     this.#targets[i] = null
     const watch = this.#watches?.[i]

@@ -203,6 +203,43 @@ test('while requests of its partition are under way, an ack waits and grows with
   t.strictSame(server.heard.slice(2), ['1: settle 0 #3 1:2-29'])
 })
 
+test('settles that are refused, repeated or given up leave room for the next', async (t) => {
+  const { messages, server, settle } = await leased(20)
+  const codes = ['NO_DEAD_LETTER_QUEUE', 'REFUSED_BEFORE', 'NO_DEAD_LETTER_QUEUE', 'REFUSED_BEFORE'] as const
+  let asked = 0
+  server.on.settle = (frame, line) => {
+    const code = codes[asked++]
+    if (code === undefined) line.answer(frame)
+    else line.refuse(frame.id, code)
+  }
+  const refused: string[] = []
+  for (const message of messages.slice(0, 4)) {
+    const watched = watch(message.ack())
+    await settle()
+    refused.push(verdict(watched))
+  }
+  t.strictSame(refused, [
+    'NO_DEAD_LETTER_QUEUE failed',
+    'NO_DEAD_LETTER_QUEUE failed',
+    'resolved',
+    'resolved',
+  ])
+
+  const given: string[] = []
+  for (const message of messages.slice(4, 8)) {
+    const abort = new AbortController()
+    const watched = watch(message.ack({ signal: abort.signal }))
+    abort.abort()
+    await settle()
+    given.push(verdict(watched))
+  }
+  t.strictSame(given, Array<string>(4).fill('ABORTED failed'))
+
+  const acked = watch(Promise.all(messages.slice(8).map((message) => message.ack())))
+  await settle()
+  t.equal(acked.state, 'resolved')
+})
+
 test('sends under way do not keep an ack from leaving', async (t) => {
   const { mq, messages, server, settle, world } = await leased(1)
   server.on.send = () => undefined

@@ -76,6 +76,14 @@ test('dead letters of a turn leave together where they have the same reason', as
   ])
 })
 
+test('nacks that differ can not grow together: up to eight are on their way', async (t) => {
+  const { messages, server, settles, settle } = await leased(20)
+  server.on.settle = () => undefined
+  messages.forEach((message, i) => void message.nack({ reason: `reason ${i}` }))
+  await settle()
+  t.equal(settles().length, 8)
+})
+
 test('the reason of a dead letter is a text of at most 1 KiB', async (t) => {
   const { messages, settles, settle } = await leased(1)
   const message = messages[0]!
