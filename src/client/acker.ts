@@ -15,6 +15,7 @@ import {
 import type { Channel, SequencedWork } from './channel.ts'
 import { checkOnline, type Core } from './core.ts'
 import { Fifo } from './fifo.ts'
+import { append, contains, joins } from './leased-ranges.ts'
 import { isGone, unexpected, type Queue } from './queues.ts'
 import type { Answer } from './session.ts'
 import type { TurnWork } from './turn.ts'
@@ -58,13 +59,6 @@ function keyOf({ action, options }: Settling): string {
   if (options === null) return String(action)
   const { delayMs, reason } = options
   return `${action} ${delayMs} ${reason === null ? '' : `=${reason}`}`
-}
-
-/** A message as its lease names it. */
-export interface Leased {
-  readonly leaseEpoch: Epoch
-  readonly lease: LeaseId
-  readonly offset: Offset
 }
 
 export function leaseLost(): MqError {
@@ -165,11 +159,11 @@ class AckBatch implements SequencedWork {
   readonly #ended: () => void
 
   constructor(core: Core, queue: Queue, partition: PartitionId, how: Settling, ended: () => void) {
-    this.#ended = ended
     this.#core = core
     this.#queue = queue
     this.#partition = partition
     this.#how = how
+    this.#ended = ended
     this.#waiters = new Waiters(core, whatIsDone[how.action], (target, error) => target.failed(error))
   }
 
@@ -268,28 +262,4 @@ class AckBatch implements SequencedWork {
     if (isGone(error)) this.#queue.isGone()
     this.#waiters.end((target) => target.failed(error))
   }
-}
-
-/** Whether a message is the neighbour of the last one of `ranges`, under the same lease. */
-function joins(ranges: readonly LeasedRange[], leaseEpoch: Epoch, lease: LeaseId, offset: Offset): boolean {
-  const last = ranges.at(-1)
-  return (
-    last !== undefined &&
-    last.offset + last.count === offset &&
-    last.lease === lease &&
-    last.leaseEpoch === leaseEpoch
-  )
-}
-
-function append(ranges: LeasedRange[], leaseEpoch: Epoch, lease: LeaseId, offset: Offset): void {
-  if (joins(ranges, leaseEpoch, lease, offset)) ranges.at(-1)!.count++
-  else ranges.push({ leaseEpoch, lease, offset, count: 1 })
-}
-
-/** Whether flat `offset, count` pairs name an offset. */
-export function contains(ranges: readonly number[], offset: Offset): boolean {
-  for (let i = 0; i < ranges.length; i += 2) {
-    if (offset >= ranges[i]! && offset < ranges[i]! + ranges[i + 1]!) return true
-  }
-  return false
 }

@@ -1,7 +1,7 @@
 import type { Offset, PartitionId } from '../types.ts'
 import { bodyLength } from '../wire/batch.ts'
 import type { Delivery, LeasedRange } from '../wire/messages.ts'
-import { contains, type Leased } from './acker.ts'
+import { append, contains, type Leased } from './leased-ranges.ts'
 import { Message, type DeliveryContext, type LeaseKeeper } from './message.ts'
 
 /** Who counts what is held. */
@@ -151,15 +151,8 @@ export class Held implements LeaseKeeper {
 
   /** Adds what is left to `items`, as ranges. */
   addTo(items: LeasedRange[]): void {
-    const leaseEpoch = this.#leaseEpoch
-    const lease = this.#lease
-    let last = items.at(-1)
     for (let index = 0; index < this.#states.length; index++) {
-      if (this.#states[index] === isGone) continue
-      const offset = this.base + index
-      if (last?.lease === lease && last.leaseEpoch === leaseEpoch && last.offset + last.count === offset) {
-        last.count++
-      } else items.push((last = { leaseEpoch, lease, offset, count: 1 }))
+      if (this.#states[index] !== isGone) append(items, this.#leaseEpoch, this.#lease, this.base + index)
     }
   }
 }
