@@ -91,7 +91,7 @@ export interface Entry extends EntryHeader {
   payloadCrc: number
   chain: Uint8Array
   payload: Uint8Array
-  bytes: Uint8Array
+  bytes: Buffer
   /** Of a batch, once somebody has been given a part of it: parsed once, not for each of its messages. */
   view: BatchView | null
 }

@@ -14,7 +14,15 @@
  */
 import type { Clock } from '../env.ts'
 import { buffers } from '../buffers.ts'
-import { entryKind, parseEntry, type Entry } from '../partition/entry.ts'
+import {
+  CorruptEntry,
+  decodeEntry,
+  entryKind,
+  parseEntry,
+  peekEntry,
+  type Entry,
+  type LogName,
+} from '../partition/entry.ts'
 import type { Offset } from '../types.ts'
 
 /** Whoever has not come for an entry by then has fallen behind, in milliseconds. */
@@ -35,6 +43,8 @@ interface Cached {
   readonly owner: PartitionEntries
   /** Parsed when it is first asked for. */
   entry: Entry | null
+  /** Of what was read: what its record has behind it, as it was read. */
+  readonly after: Buffer
   /** Somebody may have a view of the bytes. */
   isHandedOut: boolean
   older: Cached | null
@@ -61,26 +71,31 @@ export class EntryCache {
     return this.#bytes
   }
 
-  /** @internal Null when it is too large to be kept at all. */
+  /** @internal Whether what takes that memory can be kept at all. */
+  hasRoomFor(bytes: number): boolean {
+    return overheadBytes + bytes <= this.#bytesMax
+  }
+
+  /** @internal Keeps what the owner was told of: bytes in memory of their own, or `entry`, which was read. */
   add(
     owner: PartitionEntries,
-    bytes: Uint8Array,
+    bytes: Buffer,
     base: Offset,
     end: Offset,
-    isHandedOut: boolean,
-  ): Cached | null {
-    if (overheadBytes + bytes.length > this.#bytesMax) return null
-    const kept = ownBytes(bytes)
-    const costBytes = overheadBytes + kept.buffer.byteLength
+    entry: Entry | null = null,
+    after = nothing,
+  ): Cached {
+    const costBytes = overheadBytes + bytes.buffer.byteLength
     const cached: Cached = {
       base,
       end,
-      bytes: kept,
+      bytes,
       costBytes,
       addedMs: this.#clock.monotonicMs(),
       owner,
-      entry: null,
-      isHandedOut,
+      entry,
+      after,
+      isHandedOut: entry !== null,
       older: this.#newest,
       newer: null,
     }
@@ -117,15 +132,22 @@ export class EntryCache {
   }
 }
 
-/**
- * The bytes, without much else in the same memory. No pool: one entry of a quiet partition would keep the memory of
- * others that have long been passed.
- */
+const nothing: Buffer = Buffer.alloc(0)
+
+/** The bytes, without much else in the same memory. */
 function ownBytes(bytes: Uint8Array): Buffer {
   const { length } = bytes
   if (length > smallEntryBytes && bytes.buffer.byteLength <= 2 * length)
     return Buffer.from(bytes.buffer, bytes.byteOffset, length)
-  const copy = Buffer.allocUnsafeSlow(length)
+  return ownCopy(bytes)
+}
+
+/**
+ * A copy in memory of its own. No pool: one entry of a quiet partition would keep the memory of others that have long been
+ * passed.
+ */
+export function ownCopy(bytes: Uint8Array): Buffer {
+  const copy = Buffer.allocUnsafeSlow(bytes.length)
   copy.set(bytes)
   return copy
 }
@@ -133,6 +155,7 @@ function ownBytes(bytes: Uint8Array): Buffer {
 /** What the cache has of one partition. */
 export class PartitionEntries {
   readonly #cache: EntryCache
+  readonly #name: LogName
   /** Of what was appended, ascending by offset, and so by age. `#head` items at the front are gone. */
   #appended: (Cached | null)[] = []
   #head = 0
@@ -140,31 +163,37 @@ export class PartitionEntries {
   #readEnd: Offset = 0
   /** The end of the last batch that was not kept until it was read: the reader must pass it before more is kept. */
   #gapEnd: Offset = 0
-  /** What was last read from the store: small receives come back to it. */
+  /** What was last read from the store: small receives come back to it, and then want what its record has behind it. */
   #read: Cached | null = null
 
-  constructor(cache: EntryCache) {
+  constructor(cache: EntryCache, name: LogName) {
     this.#cache = cache
+    this.#name = name
   }
 
   /** An entry is on the disk, and may be asked for. Nobody else has its bytes. */
   committed(bytes: Uint8Array, base: Offset, end: Offset): void {
-    const isKept = bytes[13] === entryKind.batch && this.#readEnd >= this.#gapEnd
-    const cached = isKept ? this.#cache.add(this, bytes, base, end, false) : null
-    if (cached?.bytes.buffer !== bytes.buffer) buffers.giveBack(bytes)
-    if (cached !== null) {
-      this.#appended.push(cached)
+    const isBatch = bytes[13] === entryKind.batch
+    const isKept = isBatch && this.#readEnd >= this.#gapEnd && this.#cache.hasRoomFor(bytes.length)
+    const kept = isKept ? ownBytes(bytes) : null
+    if (kept?.buffer !== bytes.buffer) buffers.giveBack(bytes)
+    if (kept !== null) {
+      this.#appended.push(this.#cache.add(this, kept, base, end))
       this.#cache.trim()
-    } else if (bytes[13] === entryKind.batch) this.#gapEnd = Math.max(this.#gapEnd, end)
+    } else if (isBatch) this.#gapEnd = Math.max(this.#gapEnd, end)
   }
 
-  /** An entry was read from the store, and verified. */
-  read(entry: Entry): void {
+  /**
+   * An entry was read from the store, and verified; `after` is what its record has behind it, which was not. Both are in
+   * memory that holds nothing else.
+   */
+  read(entry: Entry, after = nothing): void {
     this.#dropRead()
-    const end = entry.base + entry.count
+    const { base, bytes } = entry
+    const end = base + entry.count
     this.#readEnd = Math.max(this.#readEnd, end)
-    if (this.#gapEnd === Infinity) return
-    this.#read = this.#cache.add(this, entry.bytes, entry.base, end, true)
+    if (this.#gapEnd === Infinity || !this.#cache.hasRoomFor(bytes.buffer.byteLength)) return
+    this.#read = this.#cache.add(this, bytes, base, end, entry, after)
     this.#cache.trim()
   }
 
@@ -172,8 +201,10 @@ export class PartitionEntries {
   find(offset: Offset): Entry | null {
     const cached = this.#find(offset)
     if (cached === null) {
-      this.#cache.misses++
-      return null
+      const entry = this.#next(offset)
+      if (entry === null) this.#cache.misses++
+      else this.#cache.hits++
+      return entry
     }
     this.#cache.hits++
     this.#readEnd = Math.max(this.#readEnd, cached.end)
@@ -227,6 +258,27 @@ export class PartitionEntries {
       this.#cache.remove(first)
       this.#drop()
     }
+  }
+
+  /** The entry that holds `offset`, if it is behind what was last read in the same record, and verifies. */
+  #next(offset: Offset): Entry | null {
+    if (this.#read === null) return null
+    const { after } = this.#read
+    try {
+      for (let at = 0; at < after.length;) {
+        const { base, count, length } = peekEntry(after, at)
+        if (offset < base) return null
+        at += length
+        if (offset >= base + count) continue
+        const entry = decodeEntry(this.#name, after, at - length)
+        this.read(entry, after.subarray(at))
+        return entry
+      }
+    } catch (error) {
+      // Whoever reads it from the store finds out what is wrong with it.
+      if (!(error instanceof CorruptEntry)) throw error
+    }
+    return null
   }
 }
 

@@ -17,7 +17,7 @@ import type { PartitionState } from '../partition/fold.ts'
 import { RangeMap, type Run } from '../partition/range-map.ts'
 import type { Offset } from '../types.ts'
 import { CheckpointWriter } from './checkpoint-writer.ts'
-import { PartitionEntries, type EntryCache } from './entry-cache.ts'
+import { ownCopy, PartitionEntries, type EntryCache } from './entry-cache.ts'
 
 /** Something on its way to the disk. */
 export interface Queued {
@@ -104,7 +104,7 @@ export class PartitionLog {
   constructor(name: LogName, shared: Shared) {
     this.name = name
     this.#shared = shared
-    this.cached = new PartitionEntries(shared.cache)
+    this.cached = new PartitionEntries(shared.cache, name)
     this.endKey = this.key(Number.MAX_SAFE_INTEGER)
     this.checkpointKey = Buffer.concat([Uint8Array.of(checkpointPrefix), name.bytes])
   }
@@ -235,8 +235,10 @@ export class PartitionLog {
   read(offset: Offset): Entry {
     const cached = this.cached.find(offset)
     if (cached !== null) return cached
-    const entry = this.look(offset)
-    this.cached.read(entry)
+    const { value, at } = this.#find(offset)
+    const record = ownCopy(value.subarray(at))
+    const entry = decodeEntry(this.name, record, 0)
+    this.cached.read(entry, record.subarray(entry.bytes.length))
     return entry
   }
 

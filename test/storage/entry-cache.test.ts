@@ -14,7 +14,7 @@ import {
   peekEntry,
   type EntryKind,
 } from '../../src/partition/entry.ts'
-import { EntryCache, PartitionEntries } from '../../src/storage/entry-cache.ts'
+import { EntryCache, ownCopy, PartitionEntries } from '../../src/storage/entry-cache.ts'
 import { SeededRandom } from '../../src/sim/random.ts'
 
 const orders = logName('aa'.repeat(16), 0)
@@ -45,7 +45,7 @@ function entry(base: number, count: number, bytes = 1000, kind: EntryKind = 'bat
 
 /** A partition whose entries of `count` messages each, from offset 0 up, are committed. */
 function filled(cache: EntryCache, entries: number, count = 10, bytes = 1000): PartitionEntries {
-  const partition = new PartitionEntries(cache)
+  const partition = new PartitionEntries(cache, orders)
   for (let i = 0; i < entries; i++)
     partition.committed(entry(i * count, count, bytes), i * count, (i + 1) * count)
   return partition
@@ -67,14 +67,14 @@ void t.test('what was committed', async (t) => {
     t.equal(found.payloadCrc, crc32(found.payload))
   })
   await t.test('is not found beyond the last, nor before the first', async (t) => {
-    const partition = new PartitionEntries(new EntryCache(1 << 20, clock))
+    const partition = new PartitionEntries(new EntryCache(1 << 20, clock), orders)
     t.equal(partition.find(0), null)
     partition.committed(entry(5, 2), 5, 7)
     t.strictSame([partition.find(4), partition.find(7)], [null, null])
   })
   await t.test('is kept if it holds messages', async (t) => {
     const cache = new EntryCache(1 << 20, clock)
-    const partition = new PartitionEntries(cache)
+    const partition = new PartitionEntries(cache, orders)
     partition.committed(entry(0, 1, 1000, 'settle'), 0, 1)
     partition.committed(entry(1, 2), 1, 3)
     t.strictSame([partition.find(0), partition.find(2)?.base], [null, 1])
@@ -134,11 +134,44 @@ void t.test('what was read from the store', async (t) => {
   })
   await t.test('is there until another one is', async (t) => {
     const cache = new EntryCache(1 << 20, clock)
-    const partition = new PartitionEntries(cache)
+    const partition = new PartitionEntries(cache, orders)
     const source = filled(new EntryCache(1 << 20, clock), 8)
     for (const offset of [0, 10, 20]) partition.read(source.find(offset)!)
     t.strictSame([partition.find(5), partition.find(15), partition.find(25)?.base], [null, null, 20])
     t.equal(cache.bytes, 1000 + overheadBytes)
+  })
+
+  /** Four entries of ten messages, as one record. */
+  const record = (): Buffer => ownCopy(Buffer.concat([0, 10, 20, 30].map((base) => entry(base, 10))))
+  /** Its first entry was asked for. */
+  const readRecord = (cache: EntryCache, bytes = record()): PartitionEntries => {
+    const partition = new PartitionEntries(cache, orders)
+    const first = decodeEntry(orders, bytes, 0)
+    partition.read(first, bytes.subarray(first.bytes.length))
+    return partition
+  }
+  await t.test('is there with what its record has behind it, until that has been passed', async (t) => {
+    const cache = new EntryCache(1 << 20, clock)
+    const partition = readRecord(cache)
+    t.equal(partition.find(5)?.base, 0)
+    t.strictSame(partition.find(15)?.bytes, entry(10, 10))
+    t.equal(partition.find(11)?.base, 10, 'more than once')
+    t.equal(partition.find(35)?.base, 30, 'nor must each be asked for')
+    t.strictSame([partition.find(25), partition.find(5), partition.find(40)], [null, null, null])
+    t.strictSame([cache.hits, cache.misses], [4, 3])
+    t.equal(cache.bytes, 4000 + overheadBytes, 'all of it is counted')
+    partition.committed(entry(40, 10), 40, 50)
+    t.equal(partition.find(45)?.base, 40)
+    t.equal(readRecord(new EntryCache(3000, clock)).find(5), null, 'not kept where all of it has no room')
+  })
+  await t.test('is not believed of what was not verified', async (t) => {
+    for (const at of [1000, 1000 + 24, 1000 + 500, 1000 + 16]) {
+      const bytes = record()
+      bytes[at]! ^= 1
+      const partition = readRecord(new EntryCache(1 << 20, clock), bytes)
+      t.equal(partition.find(15), null)
+      t.equal(partition.find(5)?.base, 0)
+    }
   })
 })
 
@@ -154,7 +187,7 @@ void t.test('past its bound', async (t) => {
   })
   await t.test('so does what was read', async (t) => {
     const cache = new EntryCache(2 * (1000 + overheadBytes), clock)
-    const partition = new PartitionEntries(cache)
+    const partition = new PartitionEntries(cache, orders)
     partition.read(filled(new EntryCache(1 << 20, clock), 1).find(0)!)
     filled(cache, 2)
     t.equal(partition.find(0), null)
@@ -206,7 +239,7 @@ void t.test(
 void t.test('memory', async (t) => {
   await t.test('that holds little else is kept as it is', async (t) => {
     const cache = new EntryCache(1 << 20, clock)
-    const partition = new PartitionEntries(cache)
+    const partition = new PartitionEntries(cache, orders)
     const bytes = entry(0, 1, 10_000)
     partition.committed(bytes, 0, 1)
     t.equal(partition.find(0)!.bytes.buffer, bytes.buffer)
@@ -214,14 +247,14 @@ void t.test('memory', async (t) => {
   })
   await t.test('of which an entry is a small part is left', async (t) => {
     const cache = new EntryCache(1 << 20, clock)
-    const partition = new PartitionEntries(cache)
+    const partition = new PartitionEntries(cache, orders)
     partition.committed(entry(0, 1, 10_000, 'batch', 30_000), 0, 1)
     t.equal(partition.find(0)!.bytes.buffer.byteLength, 10_000)
   })
   await t.test('of a small entry is its own: one that stays keeps nothing that was passed', async (t) => {
     const cache = new EntryCache(1 << 20, clock)
-    const quiet = new PartitionEntries(cache)
-    const busy = new PartitionEntries(cache)
+    const quiet = new PartitionEntries(cache, orders)
+    const busy = new PartitionEntries(cache, orders)
     for (let i = 0; i < 100; i++) {
       quiet.committed(entry(i, 1, 200, 'batch', 60_000), i, i + 1)
       busy.committed(entry(i, 1, 200, 'batch', 60_000), i, i + 1)
@@ -243,7 +276,7 @@ void t.test('hits and misses are counted', async (t) => {
 void t.test('whatever is committed, read and driven out, what is found is right', async (t) => {
   const random = new SeededRandom(7)
   const cache = new EntryCache(40_000, clock)
-  const partitions = Array.from({ length: 3 }, () => new PartitionEntries(cache))
+  const partitions = Array.from({ length: 3 }, () => new PartitionEntries(cache, orders))
   const ends = [0, 0, 0]
   const written: Buffer[][] = [[], [], []]
   let wrong = 0
@@ -315,7 +348,7 @@ void t.test('memory that was taken', async (t) => {
     buffers.giveBack(again)
     return true
   }
-  const cached = (bytesMax = 1 << 20) => new PartitionEntries(new EntryCache(bytesMax, clock))
+  const cached = (bytesMax = 1 << 20) => new PartitionEntries(new EntryCache(bytesMax, clock), orders)
 
   await t.test('is given back at once of what is not kept', async (t) => {
     const settle = taken(0, 'settle')
