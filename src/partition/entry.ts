@@ -1,10 +1,10 @@
 /** The entry codec: LOG.md's layout, and nothing else. What an entry means is fold.ts's. */
-import { hash } from 'node:crypto'
 import { crc32 } from 'node:zlib'
 import { buffers } from '../buffers.ts'
 import { invariant, MqError } from '../errors.ts'
 import type { Epoch, Offset, PartitionId, ProducerId, QueueId } from '../types.ts'
 import type { BatchView } from '../wire/batch.ts'
+import { nextChain } from './chain.ts'
 
 export const entryFormat = 1
 export const headerBytes = 96
@@ -32,7 +32,6 @@ const kindNames: (EntryKind | undefined)[] = []
 for (const name of Object.keys(entryKind) as EntryKind[]) kindNames[entryKind[name]] = name
 
 export const noProducer: ProducerId = '\0'.repeat(16)
-export const chainStart: Uint8Array = new Uint8Array(8)
 
 /** What one partition's log is called, in the forms that the codec and the storage want. */
 export interface LogName {
@@ -103,17 +102,6 @@ export function writeU64(into: Buffer, value: number, at: number): void {
 
 export function readU64(from: Buffer, at: number): number {
   return from.readUInt32BE(at) * 0x1_0000_0000 + from.readUInt32BE(at + 4)
-}
-
-const chainInput = Buffer.alloc(28)
-
-/** Equal chain, equal history: see LOG.md. */
-export function nextChain(previous: Uint8Array, epoch: Epoch, base: Offset, crc: number): Uint8Array {
-  chainInput.set(previous, 0)
-  writeU64(chainInput, epoch, 8)
-  writeU64(chainInput, base, 16)
-  chainInput.writeUInt32BE(crc, 24)
-  return hash('sha256', chainInput, 'buffer').subarray(0, 8)
 }
 
 /**

@@ -13,7 +13,8 @@ import {
   type OutputPosition,
   type ProducerId,
 } from '../types.ts'
-import { chainStart, type EntryHeader } from './entry.ts'
+import { chainStart } from './chain.ts'
+import type { EntryHeader } from './entry.ts'
 import { Outbox, positionOf, type Moved } from './outbox.ts'
 import { settledBy, type EntryBody, type HandedLease, type Ranges } from './payload.ts'
 import { RangeMap, type Run } from './range-map.ts'

@@ -1,11 +1,11 @@
 /** The entries of one partition's log, in their order, for somebody who wants to know what happened. */
 import type { Segment } from '../env.ts'
 import { MqError } from '../errors.ts'
+import { nextChain } from '../partition/chain.ts'
 import {
   CorruptEntry,
   decodeHeader,
   entryLength,
-  nextChain,
   payloadVerifies,
   type Entry,
   type LogName,

@@ -9,11 +9,11 @@
  */
 import type { Clock, Put, Random, Segment, Store, Timer } from '../env.ts'
 import { invariant, type MqError } from '../errors.ts'
+import { nextChain } from '../partition/chain.ts'
 import {
   CorruptEntry,
   decodeHeader,
   entryLength,
-  nextChain,
   payloadVerifies,
   type Entry,
   type LogName,

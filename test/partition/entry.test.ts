@@ -1,8 +1,8 @@
 import fc from 'fast-check'
 import { crc32 } from 'node:zlib'
 import t from 'tap'
+import { nextChain } from '../../src/partition/chain.ts'
 import {
-  chainStart,
   CorruptEntry,
   decodeEntry,
   decodeHeader,
@@ -11,7 +11,6 @@ import {
   entryLength,
   headerBytes,
   logName,
-  nextChain,
   payloadVerifies,
   noProducer,
   peekEntry,
@@ -335,31 +334,6 @@ void t.test('a newer version wrote it', async (t) => {
       `flag ${flag}`,
     )
   }
-})
-
-void t.test('the chain depends on all that came before', async (t) => {
-  const links: [number, number, number][] = [
-    [1, 0, 10],
-    [1, 1, 20],
-    [2, 2, 30],
-  ]
-  const chainOf = (all: [number, number, number][]) =>
-    Buffer.from(all.reduce((chain, [e, b, crc]) => nextChain(chain, e, b, crc), chainStart)).toString('hex')
-  const others = links.flatMap((_, i) =>
-    [0, 1, 2].map((field) => {
-      const changed = links.map((link) => [...link] as [number, number, number])
-      changed[i]![field]! += 1
-      return chainOf(changed)
-    }),
-  )
-  t.equal(new Set([chainOf(links), ...others]).size, 10, 'each epoch, base and crc counts')
-})
-
-void t.test('the chain of an entry is not memory that the next one reuses', async (t) => {
-  const first = nextChain(chainStart, 1, 0, 10)
-  const copy = Uint8Array.from(first)
-  nextChain(first, 1, 1, 20)
-  t.strictSame(Uint8Array.from(first), copy)
 })
 
 void t.test('a queue id that is not 16 bytes names no log', async (t) => {

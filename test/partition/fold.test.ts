@@ -1,12 +1,7 @@
 import fc from 'fast-check'
 import t from 'tap'
-import {
-  chainStart,
-  CorruptEntry,
-  nextChain,
-  noProducer,
-  type EntryHeader,
-} from '../../src/partition/entry.ts'
+import { chainStart, nextChain } from '../../src/partition/chain.ts'
+import { CorruptEntry, noProducer, type EntryHeader } from '../../src/partition/entry.ts'
 import {
   capture,
   decodeCheckpoint,

@@ -3,8 +3,8 @@ import { runInNewContext } from 'node:vm'
 import { crc32 } from 'node:zlib'
 import t from 'tap'
 import { buffers } from '../../src/buffers.ts'
+import { chainStart } from '../../src/partition/chain.ts'
 import {
-  chainStart,
   decodeEntry,
   encodeEntry,
   entryKind,
