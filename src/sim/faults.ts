@@ -7,6 +7,8 @@ export interface FaultOptions {
   readonly networkLatencyMs: readonly [least: number, most: number]
   /** Of each connect: refused, though somebody listens. */
   readonly connectRefusedChance: number
+  /** What is written in one turn leaves at its end; as soon as so many bytes wait, at once. */
+  readonly enoughBytes: number
   /** Of each arriving chunk: only a part comes now, the rest as a chunk of its own. */
   readonly splitChance: number
   /** Of each arriving chunk: the connection breaks. Bytes on their way are lost, each end hears of it by itself. */
@@ -34,6 +36,7 @@ export interface FaultOptions {
 export const noFaults: FaultOptions = {
   networkLatencyMs: [0, 0],
   connectRefusedChance: 0,
+  enoughBytes: 64 << 10,
   splitChance: 0,
   cutChance: 0,
   blackHoleChance: 0,

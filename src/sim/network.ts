@@ -321,6 +321,7 @@ export class Pipe {
   write(bytes: Uint8Array): void {
     this.#written.push({ bytes, hash: hashBytes(bytes) })
     this.bufferedBytes += bytes.byteLength
+    if (this.bufferedBytes >= this.#network.kernel.faults().enoughBytes) this.sendBuffered()
   }
 
   /** Sends as much of what is buffered as the window allows. */

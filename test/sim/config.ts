@@ -156,6 +156,7 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
   for (const action of chaosActions) chaos[action] = maybe(0.45, () => random.between(0.1, 1), 0)
 
   const journal = new SeededRandom(seed).fork('journal')
+  const writes = new SeededRandom(seed).fork('writes')
   return {
     queues: dying.queues,
     deadLetterQueues: dying.deadLetterQueues,
@@ -182,6 +183,7 @@ export function chooseConfig(seed: number, operations?: number): SimConfig {
     faults: {
       networkLatencyMs: [0.05, random.pick([0.1, 1, 20, 100])],
       diskLatencyMs: [0.1, random.pick([0.3, 3, 30, 200])],
+      enoughBytes: writes.chance(0.5) ? 64 << 10 : writes.pick([1, 100, 2000]),
       splitChance: maybe(0.4, () => random.unit() * 0.5, 0),
       cutChance: maybe(0.4, () => random.unit() * 0.01, 0),
       blackHoleChance: maybe(0.25, () => random.unit() * 0.003, 0),

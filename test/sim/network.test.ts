@@ -62,6 +62,18 @@ test('all writes of one turn arrive as one chunk, which is lent', async (t) => {
   t.match([client.socket.remote, server.socket.remote], ['server:7000', /^client:\d+$/])
 })
 
+test('enough bytes leave before the end of their turn, what comes after them at its end', async (t) => {
+  const { world, client, server } = await connected({ faults: { enoughBytes: 6 } })
+  for (const word of ['all ', 'in ', 'two']) client.socket.write(bytes(word))
+  t.equal(client.socket.bufferedBytes, 3)
+  await world.run()
+  t.strictSame(
+    server.seen.chunks.map((chunk) => Buffer.from(chunk).toString()),
+    ['all in ', 'two'],
+  )
+  t.equal(client.seen.drains, 1)
+})
+
 test('bytes stay in order, however they are cut and delayed', async (t) => {
   const faults = { splitChance: 0.7, delayChance: 0.3, delayMsMax: 1000 }
   for (let seed = 1; seed <= 10; seed++) {
