@@ -29,6 +29,9 @@ const readBuffer = Buffer.allocUnsafeSlow(64 << 10)
 /** So much leaves before the end of the turn: the peer can begin, while a long turn goes on. */
 const enoughBytes = 64 << 10
 
+/** Below this size pieces are copied together: that costs less than a `writev`, and its memory comes of Node's pool. */
+const joinedBytes = 4096
+
 /** What a socket reads, on its way to an owner that comes later than the socket, though before the first read. */
 class Reads {
   deliver: (bytes: Uint8Array) => void = nothing
@@ -157,18 +160,23 @@ class TcpSocket implements Socket {
     if (this.#state === 'ending') this.#socket.end()
   }
 
-  /** Hands what is queued over in one `writev`. */
+  /** Hands what is queued over in one system call. */
   #handOver(): void {
     const queued = this.#queued
-    const socket = this.#socket
-    const last = queued.pop()
-    if (last === undefined) return
+    if (queued.length === 0) return
+    const isSmall = this.#queuedBytes < joinedBytes
     this.#queued = []
     this.#queuedBytes = 0
+    const socket = this.#socket
+    if (queued.length === 1 || isSmall) {
+      socket.write(queued.length === 1 ? queued[0]! : Buffer.concat(queued), this.#written)
+      return
+    }
+    const last = queued.pop()
     socket.cork()
     for (const bytes of queued) socket.write(bytes)
     // Writes finish in order, so the last one's callback stands for all.
-    socket.write(last, this.#written)
+    socket.write(last!, this.#written)
     socket.uncork()
   }
 
