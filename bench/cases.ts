@@ -13,7 +13,17 @@ export type Limits = Readonly<Partial<Record<LimitKind, string>>>
 export interface Case {
   readonly name: string
   readonly kind:
-    'raw' | 'rawOneByOne' | 'rawPaced' | 'sockets' | 'generate' | 'w1' | 'w2' | 'w3' | 'w4' | 'crowd'
+    | 'raw'
+    | 'rawOneByOne'
+    | 'rawPaced'
+    | 'sockets'
+    | 'echoes'
+    | 'generate'
+    | 'w1'
+    | 'w2'
+    | 'w3'
+    | 'w4'
+    | 'crowd'
   readonly bodyBytes: number
   /** Messages of one `sendBatch`, of one raw blob or of one frame; null: each by itself. */
   readonly batch: number | null
@@ -127,11 +137,15 @@ function oneAtATime(bodyBytes: number): Case[] {
   const preallocated = `${raw}, preallocated`
   const puts = { kind: 'rawOneByOne', bodyBytes, batch: null, windows: [1] } as const
   const w4 = { kind: 'w4', bodyBytes, batch: null, against: { raw, preallocated } } as const
+  // Where many are answered, the path to them is the limit: nothing is stored, looked at or kept.
+  const sockets = `echo of ${size}, ${crowdClients} sockets`
+  const crowd = { bodyBytes, batch: null, windows: [crowdClients] } as const
   return [
     { ...puts, name: raw, against: {} },
     { ...puts, name: preallocated, preallocated: true, against: { raw } },
     { ...w4, name: `W4 ${size}`, windows: [1] },
-    { ...w4, name: crowdName(bodyBytes), kind: 'crowd', windows: [crowdClients] },
+    { ...crowd, name: sockets, kind: 'echoes', against: { raw } },
+    { ...crowd, name: crowdName(bodyBytes), kind: 'crowd', against: { raw, preallocated, sockets } },
   ]
 }
 

@@ -1,6 +1,7 @@
 /** One run of one case: fresh processes, fresh data, and an account of every message. */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { crowdClients, socketBufferBytes, type Case } from './cases.ts'
 import type { LoadTask } from './load.ts'
 import { figuresOfPaced, pacePerSecond } from './paced.ts'
@@ -8,6 +9,7 @@ import type { ProducerSteps } from './producer.ts'
 import type { RawSteps } from './raw-lmdb.ts'
 import type { SocketSteps } from './raw-socket.ts'
 import { quietDisk } from './quiet-disk.ts'
+import { cpuSecondsOf } from './proc.ts'
 import { nowMs } from './statistics.ts'
 import { Worker } from './steps.ts'
 import { stepMs, Trio, watchOthers, type Costs } from './trio.ts'
@@ -97,6 +99,8 @@ export async function measure(what: Case, options: RunOptions): Promise<Run> {
         return await measureRawPaced(what, options, dir)
       case 'sockets':
         return await measureSockets(what, options)
+      case 'echoes':
+        return await measureEchoes(what, options)
       case 'generate':
         return await measureGenerator(what, options)
       case 'w1':
@@ -207,6 +211,34 @@ async function measureSockets(what: Case, { durationMs }: RunOptions): Promise<R
   } finally {
     await writer.stop()
     await reader.stop()
+  }
+}
+
+async function measureEchoes(what: Case, { durationMs, warmMs, window }: RunOptions): Promise<Run> {
+  const server = new Worker<SocketSteps>('raw-socket')
+  const clients = new Worker<SocketSteps>('raw-socket')
+  try {
+    const port = await server.call('answer', { frameBytes: what.bodyBytes }, stepMs)
+    const others = watchOthers([server.pid, clients.pid])
+    const task = { port, sockets: window, frameBytes: what.bodyBytes, warmMs, durationMs }
+    const asked = clients.call('ask', task, warmMs + durationMs + stepMs)
+    await setTimeout(warmMs)
+    const serverSeconds = cpuSecondsOf(server.pid)
+    const { answers, elapsedMs, cpuSeconds } = await asked
+    return {
+      ...noFigures,
+      case: what.name,
+      window,
+      messages: answers,
+      elapsedMs,
+      perSecond: (answers / elapsedMs) * 1000,
+      brokerCpu: ((cpuSecondsOf(server.pid) - serverSeconds) / answers) * 1e6,
+      producerCpu: (cpuSeconds / answers) * 1e6,
+      othersShare: others(),
+    }
+  } finally {
+    await clients.stop()
+    await server.stop()
   }
 }
 

@@ -1,15 +1,23 @@
 /**
- * What the path between two processes can do by itself: one writes frames into a loopback connection as fast as it
- * takes them, the other reads them and looks at none. The reader connects: only then does Node let it read into one
- * buffer, as the broker and its client do.
+ * What the path between two processes can do by itself. One writes frames into a loopback connection as fast as it
+ * takes them, the other reads them and looks at none; the reader connects: only then does Node let it read into one
+ * buffer, as the broker and its client do. Or many connections have one frame each on its way, and wait for its answer.
  */
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
-import { setImmediate } from 'node:timers/promises'
+import { setImmediate, setTimeout } from 'node:timers/promises'
 import { secondsSince } from './load.ts'
 import { nowMs } from './statistics.ts'
 import { serveSteps } from './steps.ts'
+
+export interface AskTask {
+  readonly port: number
+  readonly sockets: number
+  readonly frameBytes: number
+  readonly warmMs: number
+  readonly durationMs: number
+}
 
 export interface WriteTask {
   readonly frameBytes: number
@@ -17,6 +25,8 @@ export interface WriteTask {
 }
 
 const readBytes = 64 << 10
+/** Of the answer to a frame: about what confirms a send. */
+const answerBytes = 32
 
 let writer: Promise<Socket>
 
@@ -65,6 +75,53 @@ const steps = {
     const socket = connect({ host: '127.0.0.1', port, onread })
     await once(socket, 'end')
     return { bytes, endMs: nowMs(), cpuSeconds: secondsSince(cpu) }
+  },
+
+  /**
+   * Answers each frame of each connection.
+   * @returns the port
+   */
+  async answer({ frameBytes }: { frameBytes: number }): Promise<number> {
+    const answer = Buffer.alloc(answerBytes)
+    const server = createServer({ noDelay: true }, (socket) => {
+      let bytes = 0
+      socket.on('data', (chunk) => {
+        bytes += chunk.length
+        for (; bytes >= frameBytes; bytes -= frameBytes) socket.write(answer)
+      })
+    }).listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    return (server.address() as AddressInfo).port
+  },
+
+  /** Each connection sends a frame when the one before it was answered. */
+  async ask({ port, sockets, frameBytes, warmMs, durationMs }: AskTask) {
+    const frame = randomBytes(frameBytes)
+    let answers = 0
+    let isOver = false
+    const all = Array.from({ length: sockets }, () => {
+      const socket = connect({ host: '127.0.0.1', port, noDelay: true })
+      let bytes = 0
+      socket.on('connect', () => socket.write(frame))
+      socket.on('data', (chunk) => {
+        bytes += chunk.length
+        if (bytes < answerBytes) return
+        bytes -= answerBytes
+        answers++
+        if (isOver) socket.end()
+        else socket.write(frame)
+      })
+      return once(socket, 'close')
+    })
+    await setTimeout(warmMs)
+    const cpu = process.cpuUsage()
+    const before = answers
+    const startMs = nowMs()
+    await setTimeout(durationMs)
+    isOver = true
+    const result = { answers: answers - before, elapsedMs: nowMs() - startMs, cpuSeconds: secondsSince(cpu) }
+    await Promise.all(all)
+    return result
   },
 }
 

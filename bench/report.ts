@@ -165,9 +165,9 @@ const latencyColumns: Columns<Row> = [
 const legend = [
   's/M: CPU seconds for a million messages, of broker (or raw lmdb), producer and consumer (or the ends of the socket',
   'pair). × raw, × prealloc., × sockets: of raw lmdb in a file that grows, in one whose blocks were written before, and of',
-  'the socket pair, each with frames or blobs of that size in this run. p50, p99: from the send to the confirm; of raw',
-  'lmdb, of a blob. drain/s: what W1 and W4 sent, received and acked afterwards. others: share of the machine that others',
-  'used. Rates and latencies are medians of the runs.',
+  'the socket pair, or of as many sockets that answer each frame, with frames or blobs of that size in this run. p50, p99:',
+  'from the send to the confirm; of raw lmdb, of a blob. drain/s: what W1 and W4 sent, received and acked afterwards. others:',
+  'share of the machine that others used. Rates and latencies are medians of the runs.',
 ]
 
 /** Nothing where nothing was wanted. */
