@@ -138,7 +138,7 @@ function oneAtATime(bodyBytes: number): Case[] {
   const puts = { kind: 'rawOneByOne', bodyBytes, batch: null, windows: [1] } as const
   const w4 = { kind: 'w4', bodyBytes, batch: null, against: { raw, preallocated } } as const
   // Where many are answered, the path to them is the limit: nothing is stored, looked at or kept.
-  const sockets = `echo of ${size}, ${crowdClients} sockets`
+  const sockets = `${size} answered, ${crowdClients} sockets`
   const crowd = { bodyBytes, batch: null, windows: [crowdClients] } as const
   return [
     { ...puts, name: raw, against: {} },

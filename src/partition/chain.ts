@@ -9,7 +9,7 @@ import type { Epoch, Offset } from '../types.ts'
 
 export const chainStart: Uint8Array = new Uint8Array(8)
 
-/** The first 32 bits of the fractions of the roots of the first primes. */
+/** The first 32 bits of the fractions of the roots of the first primes; a double has 50 of them. */
 function fractions(root: (prime: number) => number, count: number): Int32Array {
   const primes: number[] = []
   for (let n = 2; primes.length < count; n++) if (primes.every((prime) => n % prime !== 0)) primes.push(n)
@@ -21,7 +21,7 @@ const constants = fractions(Math.cbrt, 64)
 const schedule = new Int32Array(64)
 const inputBits = 28 * 8
 
-/** Equal chain, equal history: the chain of the entry with that crc, after `previous`. */
+/** The chain of the entry with that epoch, base and crc, after `previous`: of them in this order, big-endian, 8, 8, 8 and 4 bytes. */
 export function nextChain(previous: Uint8Array, epoch: Epoch, base: Offset, crc: number): Uint8Array {
   schedule[0] = readI32(previous, 0)
   schedule[1] = readI32(previous, 4)

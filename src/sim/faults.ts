@@ -7,7 +7,10 @@ export interface FaultOptions {
   readonly networkLatencyMs: readonly [least: number, most: number]
   /** Of each connect: refused, though somebody listens. */
   readonly connectRefusedChance: number
-  /** What is written in one turn leaves at its end; as soon as so many bytes wait, at once. */
+  /**
+   * What is written in one turn leaves at its end; as soon as so many bytes wait, at once. Default the real socket's; the
+   * less, the less is found of writers that change what they wrote.
+   */
   readonly enoughBytes: number
   /** Of each arriving chunk: only a part comes now, the rest as a chunk of its own. */
   readonly splitChance: number

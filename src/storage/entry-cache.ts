@@ -11,6 +11,9 @@
  * that holds them, as a small batch is of a pool, they are copied: else they would keep all of it.
  *
  * What is let go without ever having been handed out is nobody's any more, and its memory is given back.
+ *
+ * Of what was read from the store the last entry is kept, and for a reader that goes on in a record of many what that has
+ * behind it: unverified, since it may never be asked for; each entry is verified when it is.
  */
 import type { Clock } from '../env.ts'
 import { buffers } from '../buffers.ts'
@@ -43,7 +46,7 @@ interface Cached {
   readonly owner: PartitionEntries
   /** Parsed when it is first asked for. */
   entry: Entry | null
-  /** Of what was read: what its record has behind it, as it was read. */
+  /** Of what was read: what its record has behind it, unverified. */
   readonly after: Buffer
   /** Somebody may have a view of the bytes. */
   isHandedOut: boolean
@@ -71,12 +74,17 @@ export class EntryCache {
     return this.#bytes
   }
 
-  /** @internal Whether what takes that memory can be kept at all. */
+  /** @internal Whether what takes so much memory can be kept at all. */
   hasRoomFor(bytes: number): boolean {
     return overheadBytes + bytes <= this.#bytesMax
   }
 
-  /** @internal Keeps what the owner was told of: bytes in memory of their own, or `entry`, which was read. */
+  /** @internal Whether so much can be kept without a thought: half of the memory is for what was just committed. */
+  hasSpare(bytes: number): boolean {
+    return this.#bytes + overheadBytes + bytes <= this.#bytesMax / 2
+  }
+
+  /** @internal Keeps an entry, in memory of its own; one that was read is there parsed. The caller has asked `hasRoomFor`. */
   add(
     owner: PartitionEntries,
     bytes: Buffer,
@@ -183,6 +191,11 @@ export class PartitionEntries {
     } else if (isBatch) this.#gapEnd = Math.max(this.#gapEnd, end)
   }
 
+  /** Whether what a record of so many bytes has may be kept beside the entry that is asked for. */
+  hasSpare(bytes: number): boolean {
+    return this.#gapEnd !== Infinity && this.#cache.hasSpare(bytes)
+  }
+
   /**
    * An entry was read from the store, and verified; `after` is what its record has behind it, which was not. Both are in
    * memory that holds nothing else.
@@ -262,24 +275,30 @@ export class PartitionEntries {
 
   /** The entry that holds `offset`, if it is behind what was last read in the same record, and verifies. */
   #next(offset: Offset): Entry | null {
-    if (this.#read === null) return null
-    const { after } = this.#read
-    try {
-      for (let at = 0; at < after.length;) {
-        const { base, count, length } = peekEntry(after, at)
-        if (offset < base) return null
-        at += length
-        if (offset >= base + count) continue
-        const entry = decodeEntry(this.#name, after, at - length)
-        this.read(entry, after.subarray(at))
-        return entry
-      }
-    } catch (error) {
-      // Whoever reads it from the store finds out what is wrong with it.
-      if (!(error instanceof CorruptEntry)) throw error
-    }
-    return null
+    const after = this.#read?.after ?? nothing
+    const entry = entryIn(this.#name, after, offset)
+    if (entry === null) return null
+    this.read(entry, after.subarray(entry.bytes.byteOffset + entry.bytes.length - after.byteOffset))
+    return entry
   }
+}
+
+/**
+ * Null too where something makes no sense: whoever reads it from the store finds out what.
+ * @throws MqError NEWER_DATA_FORMAT
+ */
+function entryIn(name: LogName, record: Buffer, offset: Offset): Entry | null {
+  try {
+    for (let at = 0; at < record.length;) {
+      const { base, count, length } = peekEntry(record, at)
+      if (offset < base) return null
+      if (offset < base + count) return decodeEntry(name, record, at)
+      at += length
+    }
+  } catch (error) {
+    if (!(error instanceof CorruptEntry)) throw error
+  }
+  return null
 }
 
 function holds(cached: Cached, offset: Offset): boolean {

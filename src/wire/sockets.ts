@@ -29,7 +29,7 @@ const readBuffer = Buffer.allocUnsafeSlow(64 << 10)
 /** So much leaves before the end of the turn: the peer can begin, while a long turn goes on. */
 const enoughBytes = 64 << 10
 
-/** Below this size pieces are copied together: that costs less than a `writev`, and its memory comes of Node's pool. */
+/** Pieces that are less than this in all are copied to one: cheaper than a `writev`, while Node's pool has the memory. */
 const joinedBytes = 4096
 
 /** What a socket reads, on its way to an owner that comes later than the socket, though before the first read. */
@@ -164,20 +164,18 @@ class TcpSocket implements Socket {
   #handOver(): void {
     const queued = this.#queued
     if (queued.length === 0) return
-    const isSmall = this.#queuedBytes < joinedBytes
+    const isSmall = queued.length > 1 && this.#queuedBytes < joinedBytes
     this.#queued = []
     this.#queuedBytes = 0
+    const pieces = isSmall ? [Buffer.concat(queued)] : queued
+    const last = pieces.pop()!
     const socket = this.#socket
-    if (queued.length === 1 || isSmall) {
-      socket.write(queued.length === 1 ? queued[0]! : Buffer.concat(queued), this.#written)
-      return
-    }
-    const last = queued.pop()
-    socket.cork()
-    for (const bytes of queued) socket.write(bytes)
+    const isCorked = pieces.length > 0
+    if (isCorked) socket.cork()
+    for (const bytes of pieces) socket.write(bytes)
     // Writes finish in order, so the last one's callback stands for all.
-    socket.write(last!, this.#written)
-    socket.uncork()
+    socket.write(last, this.#written)
+    if (isCorked) socket.uncork()
   }
 
   readonly #written = (error?: Error | null): void => {

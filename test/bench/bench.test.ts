@@ -76,7 +76,7 @@ test('latency and one message at a time are measured at the first size', (t) => 
     'raw lmdb one put at a time 1 KiB',
     'raw lmdb one put at a time 1 KiB, preallocated',
     'W4 1 KiB',
-    'echo of 1 KiB, 200 sockets',
+    '1 KiB answered, 200 sockets',
     'W4 1 KiB, 200 clients',
   ])
   t.end()

@@ -30,7 +30,7 @@ const single = [
   'raw lmdb one put at a time 1 KiB',
   'raw lmdb one put at a time 1 KiB, preallocated',
   'W4 1 KiB',
-  'echo of 1 KiB, 200 sockets',
+  '1 KiB answered, 200 sockets',
   'W4 1 KiB, 200 clients',
 ]
 /** Two steps of each are enough. */

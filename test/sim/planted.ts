@@ -378,7 +378,8 @@ export async function runSeeds(
   const { stdout } = await promisify(execFile)(
     process.execPath,
     [
-      // Broken connections are errors by the thousand, whose stacks nobody reads here: a sixth of the time.
+      // Broken connections are errors by the thousand, whose stacks nobody reads here (`npm run sim -- --seed N` has them),
+      // and the collector is mostly at what a step leaves: a sixth of the time.
       ...['--stack-trace-limit=0', '--max-semi-space-size=64'],
       join(built, 'test/sim/main.js'),
       ...['--json', '--from', String(from), '--seeds', String(seeds), '--failures', String(failures)],

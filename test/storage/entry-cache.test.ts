@@ -165,13 +165,42 @@ void t.test('what was read from the store', async (t) => {
     t.equal(readRecord(new EntryCache(3000, clock)).find(5), null, 'not kept where all of it has no room')
   })
   await t.test('is not believed of what was not verified', async (t) => {
-    for (const at of [1000, 1000 + 24, 1000 + 500, 1000 + 16]) {
+    const crc = 1000
+    const [length, count, base, payload] = [crc + 16, crc + 20, crc + 24, crc + 500]
+    for (const at of [crc, length, count, count + 3, base, base + 7, payload]) {
       const bytes = record()
-      bytes[at]! ^= 1
+      bytes[at]! ^= 0x0a
       const partition = readRecord(new EntryCache(1 << 20, clock), bytes)
-      t.equal(partition.find(15), null)
+      t.equal(partition.find(15), null, `byte ${at}`)
       t.equal(partition.find(5)?.base, 0)
+      if (at === crc || at === payload) t.equal(partition.find(25)?.base, 20, 'nor given up for it')
     }
+  })
+  await t.test('is told of when a newer version wrote it, once it is asked for', async (t) => {
+    const newer = entry(10, 10)
+    newer[12] = 99
+    newer.writeUInt32BE((crc32(newer.subarray(12, headerBytes)) ^ orders.crc) >>> 0, 0)
+    const bytes = ownCopy(Buffer.concat([entry(0, 10), newer, entry(20, 10)]))
+    t.throws(() => readRecord(new EntryCache(1 << 20, clock), bytes).find(15), { code: 'NEWER_DATA_FORMAT' })
+    t.equal(readRecord(new EntryCache(1 << 20, clock), bytes).find(25)?.base, 20)
+  })
+  await t.test('goes with its partition, and after ten seconds', async (t) => {
+    const cache = new EntryCache(1 << 20, clock)
+    const partition = readRecord(cache)
+    nowMs += 10_000
+    cache.dropLate()
+    t.equal(partition.find(15), null)
+    const closed = readRecord(cache)
+    closed.close()
+    t.equal(closed.find(15), null)
+    t.strictSame([cache.bytes, closed.hasSpare(1)], [0, false])
+  })
+  await t.test('is found even where it cannot be kept', async (t) => {
+    const cache = new EntryCache(2 * (4000 + overheadBytes), clock)
+    const partition = readRecord(cache)
+    t.notOk(partition.hasSpare(4000), 'half of the memory is for what was just committed')
+    filled(cache, 3)
+    t.equal(partition.find(15)?.base, 10)
   })
 })
 

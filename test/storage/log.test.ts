@@ -414,6 +414,32 @@ void t.test('what has just been committed', async (t) => {
   })
 })
 
+void t.test('a record of five entries', async (t) => {
+  const recovered = async () => {
+    const disk = await Disk.open()
+    const writer = disk.partition()
+    const bases = Array.from({ length: 5 }, () => writer.batch(2))
+    await disk.flushed()
+    await disk.crash()
+    return { disk, bases, log: disk.partition().log }
+  }
+  await t.test('is read twice by whoever wants all of it', async (t) => {
+    const { disk, bases, log } = await recovered()
+    t.strictSame(
+      bases.map((base) => log.read(base).base),
+      bases,
+    )
+    t.match(disk.log.cache, { hits: 3, misses: 2 })
+  })
+  await t.test('is not copied for whoever wants one of it, or goes backwards', async (t) => {
+    const { bases, log } = await recovered()
+    for (const base of bases.reverse()) {
+      const { bytes } = log.read(base)
+      t.equal(bytes.buffer.byteLength, bytes.length)
+    }
+  })
+})
+
 void t.test('reading', async (t) => {
   await t.test('an offset beyond the end finds nothing', async (t) => {
     const disk = await Disk.open()

@@ -101,6 +101,20 @@ test('many bytes do not wait for the end of the turn, and come in their order', 
   t.ok(server.text() === whole)
 })
 
+test('pieces leave whole and in their order, however many bytes they are in all, and before the end', async (t) => {
+  for (const pieces of [[1], [2000, 95, 2000], [2000, 96, 2000], [2000, 97, 2000], [1, 9000, 1]]) {
+    const { client, server } = await pair(t)
+    for (const [i, length] of pieces.entries()) client.socket.write(new Uint8Array(length).fill(0x61 + i))
+    client.socket.end()
+    await client.until(() => client.seen.closes.length > 0)
+    t.ok(
+      server.text() === pieces.map((length, i) => 'abc'[i]!.repeat(length)).join(''),
+      `pieces of ${pieces.join(', ')}`,
+    )
+    t.strictSame([client.seen.closes, client.socket.bufferedBytes], [[undefined], 0])
+  }
+})
+
 test('answers that promise callbacks write within one data event leave together', async (t) => {
   const { client, server } = await pair(t)
   server.socket.onData = () => {
