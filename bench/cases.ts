@@ -17,7 +17,7 @@ export interface Case {
     | 'rawOneByOne'
     | 'rawPaced'
     | 'sockets'
-    | 'echoes'
+    | 'answers'
     | 'generate'
     | 'w1'
     | 'w2'
@@ -144,7 +144,7 @@ function oneAtATime(bodyBytes: number): Case[] {
     { ...puts, name: raw, against: {} },
     { ...puts, name: preallocated, preallocated: true, against: { raw } },
     { ...w4, name: `W4 ${size}`, windows: [1] },
-    { ...crowd, name: sockets, kind: 'echoes', against: { raw } },
+    { ...crowd, name: sockets, kind: 'answers', against: { raw } },
     { ...crowd, name: crowdName(bodyBytes), kind: 'crowd', against: { raw, preallocated, sockets } },
   ]
 }

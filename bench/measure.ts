@@ -8,8 +8,8 @@ import { figuresOfPaced, pacePerSecond } from './paced.ts'
 import type { ProducerSteps } from './producer.ts'
 import type { RawSteps } from './raw-lmdb.ts'
 import type { SocketSteps } from './raw-socket.ts'
-import { quietDisk } from './quiet-disk.ts'
 import { cpuSecondsOf } from './proc.ts'
+import { quietDisk } from './quiet-disk.ts'
 import { nowMs } from './statistics.ts'
 import { Worker } from './steps.ts'
 import { stepMs, Trio, watchOthers, type Costs } from './trio.ts'
@@ -99,8 +99,8 @@ export async function measure(what: Case, options: RunOptions): Promise<Run> {
         return await measureRawPaced(what, options, dir)
       case 'sockets':
         return await measureSockets(what, options)
-      case 'echoes':
-        return await measureEchoes(what, options)
+      case 'answers':
+        return await measureAnswers(what, options)
       case 'generate':
         return await measureGenerator(what, options)
       case 'w1':
@@ -214,7 +214,7 @@ async function measureSockets(what: Case, { durationMs }: RunOptions): Promise<R
   }
 }
 
-async function measureEchoes(what: Case, { durationMs, warmMs, window }: RunOptions): Promise<Run> {
+async function measureAnswers(what: Case, { durationMs, warmMs, window }: RunOptions): Promise<Run> {
   const server = new Worker<SocketSteps>('raw-socket')
   const clients = new Worker<SocketSteps>('raw-socket')
   try {
